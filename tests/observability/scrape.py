@@ -3,6 +3,8 @@
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.waiting import wait_until_sync
+
 
 def scrape(url: str, **headers: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Returns every sample of a gateway, by name and labels."""
@@ -19,3 +21,8 @@ def value(url: str, name: str, **labels: str) -> float:
     """Returns the sum of a metric's samples that have these labels, whatever other labels they have."""
     wanted = frozenset(labels.items())
     return sum(found for (known, has), found in scrape(url).items() if known == name and wanted <= has)
+
+
+def reaches(expected: int, url: str, name: str, **labels: str) -> None:
+    """Waits until `value` is the expected one: a request is counted a moment after its client has the answer."""
+    wait_until_sync(lambda: value(url, name, **labels) == expected, what=f"{name} is {expected}")

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from gateway.billing.money import format_usd
-from tests.observability.scrape import scrape, value
+from tests.observability.scrape import reaches, scrape, value
 from tests.support.gateway import RunningGateway, StartGateway, running_gateway
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until_sync
@@ -23,8 +23,8 @@ def test_a_request_is_counted_by_route_status_and_outcome(gateway: RunningGatewa
         http.post("/v1/responses", json={**BODY, "stream": True})
         http.get(f"/v1/responses/{response_id}")
     name = "gateway_requests_total"
-    assert value(gateway.url, name, route="/v1/responses", status="200", outcome="completed", code="") == 2
-    assert value(gateway.url, name, route="/v1/responses/{id}") == 1
+    reaches(2, gateway.url, name, route="/v1/responses", status="200", outcome="completed", code="")
+    reaches(1, gateway.url, name, route="/v1/responses/{id}")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_refusal_is_counted_by_its_code(
 ) -> None:
     with gateway.http(gateway.new_key()) as http:
         http.post("/v1/responses", json=fields)
-    assert value(gateway.url, "gateway_requests_total", status=status, code=code) == 1
+    reaches(1, gateway.url, "gateway_requests_total", status=status, code=code)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_refusal_is_counted_by_its_code(
 def test_other_routes_are_counted_by_their_pattern(gateway: RunningGateway, path: str, route: str, code: str) -> None:
     with gateway.http() as http:
         http.get(path)
-    assert value(gateway.url, "gateway_requests_total", route=route, code=code) == 1
+    reaches(1, gateway.url, "gateway_requests_total", route=route, code=code)
 
 
 @pytest.mark.parametrize("numeric", [False, True])
@@ -82,20 +82,20 @@ def test_a_head_that_is_refused_before_it_is_a_request_is_counted(
         assert answer.count(b"\r\ncontent-length: ") == 1
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == (status if numeric else code)
         labels = {"route": "-", "status": str(status), "code": code}
-        assert value(gateway.url, "gateway_requests_total", **labels) == 1
+        reaches(1, gateway.url, "gateway_requests_total", **labels)
 
 
 def test_tokens_and_spend_are_those_of_the_ledger(gateway: RunningGateway) -> None:
     key = gateway.new_key()
     with gateway.http(key) as http:
         usages = [http.post("/v1/responses", json=BODY).json()["usage"] for _ in range(3)]
+    reaches(3, gateway.url, "gateway_settled_total", settled_by="usage")
     labels = {"team": key.team.id, "model": "o4-mini"}
     for kind in ("input", "output"):
         wanted = sum(usage[f"{kind}_tokens"] for usage in usages)
         assert value(gateway.url, "gateway_tokens_total", kind=kind, **labels) == wanted
     spent = value(gateway.url, "gateway_spend_usd_total", **labels)
     assert spent == float(format_usd(gateway.balance(key).spent)) > 0
-    assert value(gateway.url, "gateway_settled_total", settled_by="usage") == 3
 
 
 def test_what_is_taken_back_has_a_counter_of_its_own_so_that_none_falls(gateway: RunningGateway) -> None:
@@ -104,8 +104,8 @@ def test_what_is_taken_back_has_a_counter_of_its_own_so_that_none_falls(gateway:
     with gateway.sdk(key) as client:
         made = client.responses.create(model="sim/slow-20", input="x", background=True, max_output_tokens=500)
         wait_until_sync(lambda: gateway.balance(key).spent > 0, what="it is charged by an estimate")
-        most = value(gateway.url, "gateway_spend_usd_total", **labels)
-        assert most == float(format_usd(gateway.balance(key).spent))
+        most = float(format_usd(gateway.balance(key).spent))
+        wait_until_sync(lambda: value(gateway.url, "gateway_spend_usd_total", **labels) == most, what="it is counted")
         wait_until_sync(lambda: client.responses.retrieve(made.id).usage is not None, what="its usage is seen")
         usage = client.responses.retrieve(made.id).usage
     wait_until_sync(
@@ -127,6 +127,7 @@ def test_teams_and_models_beyond_the_bound_are_other(start: StartGateway) -> Non
         for key in keys:
             with gateway.http(key) as http:
                 http.post("/v1/responses", json=BODY)
+        reaches(4, gateway.url, "gateway_settled_total", settled_by="usage")
         spend = {dict(labels)["team"] for (name, labels) in scrape(gateway.url) if name == "gateway_spend_usd_total"}
         assert spend == {keys[0].team.id, keys[1].team.id, "other"}
         total = value(gateway.url, "gateway_spend_usd_total")
@@ -138,12 +139,12 @@ def test_times_are_observed_once_a_request(gateway: RunningGateway) -> None:
         http.post("/v1/responses", json=BODY)
         http.post("/v1/responses", json={**BODY, "stream": True})
     route = "/v1/responses"
-    assert value(gateway.url, "gateway_overhead_seconds_count", route=route) == 2
-    assert value(gateway.url, "gateway_request_seconds_count", route=route, stream="true") == 1
-    assert value(gateway.url, "gateway_first_event_seconds_count", route=route) == 1
-    assert value(gateway.url, "gateway_store_seconds_count", call="admit") == 2
-    assert value(gateway.url, "gateway_store_seconds_count", call="settle") == 2
-    assert value(gateway.url, "gateway_upstream_seconds_count", upstream="simulator") == 2
+    reaches(2, gateway.url, "gateway_overhead_seconds_count", route=route)
+    reaches(1, gateway.url, "gateway_request_seconds_count", route=route, stream="true")
+    reaches(1, gateway.url, "gateway_first_event_seconds_count", route=route)
+    reaches(2, gateway.url, "gateway_store_seconds_count", call="admit")
+    reaches(2, gateway.url, "gateway_store_seconds_count", call="settle")
+    reaches(2, gateway.url, "gateway_upstream_seconds_count", upstream="simulator")
     overhead = value(gateway.url, "gateway_overhead_seconds_sum")
     assert 0 < overhead < value(gateway.url, "gateway_request_seconds_sum")
 
@@ -151,6 +152,7 @@ def test_times_are_observed_once_a_request(gateway: RunningGateway) -> None:
 def test_waiting_for_the_upstream_is_no_overhead(gateway: RunningGateway) -> None:
     with gateway.http(gateway.new_key()) as http:
         http.post("/v1/responses", json={**BODY, "model": "sim/slow-50+tokens-10", "stream": True})
+    reaches(1, gateway.url, "gateway_request_seconds_count", stream="true")
     total = value(gateway.url, "gateway_request_seconds_sum")
     assert total >= 0.5, "ten tokens, 50 ms each"
     assert 0 < value(gateway.url, "gateway_overhead_seconds_sum") <= total - 0.5
@@ -161,8 +163,8 @@ def test_attempts_at_an_upstream_are_counted_by_what_came_of_them(gateway: Runni
         http.post("/v1/responses", json=BODY)
         http.post("/v1/responses", json={**BODY, "model": "sim/error-500"})
     name = "gateway_upstream_requests_total"
-    assert value(gateway.url, name, upstream="simulator", result="200") == 1
-    assert value(gateway.url, name, upstream="simulator", result="500") == 1
+    reaches(1, gateway.url, name, upstream="simulator", result="200")
+    reaches(1, gateway.url, name, upstream="simulator", result="500")
 
 
 def test_an_upstream_that_is_away_is_a_fault_and_an_open_breaker(start: StartGateway) -> None:
@@ -171,10 +173,10 @@ def test_an_upstream_that_is_away_is_a_fault_and_an_open_breaker(start: StartGat
         with gateway.http(gateway.new_key()) as http:
             for _ in range(3):
                 http.post("/v1/responses", json=BODY)
-        assert value(gateway.url, "gateway_upstream_requests_total", upstream="simulator", result="connect") == 2
+        reaches(2, gateway.url, "gateway_upstream_requests_total", upstream="simulator", result="connect")
         name = "gateway_upstream_breakers"
-        assert value(gateway.url, name, upstream="simulator", state="open") == 1
-        assert value(gateway.url, name, upstream="simulator", state="closed") == 0
+        reaches(1, gateway.url, name, upstream="simulator", state="open")
+        reaches(0, gateway.url, name, upstream="simulator", state="closed")
 
 
 def test_open_streams_and_their_holds_are_seen(start: StartGateway) -> None:
@@ -186,15 +188,15 @@ def test_open_streams_and_their_holds_are_seen(start: StartGateway) -> None:
         body = answer.iter_raw()  # kept: a generator that goes closes the stream
         next(body)
         for name in ("gateway_open_requests", "gateway_open_streams", "gateway_holds_open"):
-            assert value(gateway.url, name) == 1
+            reaches(1, gateway.url, name)
         answer.close()
         wait_until_sync(lambda: value(gateway.url, "gateway_open_streams") == 0, what="the stream has ended")
-        assert value(gateway.url, "gateway_holds_open") == 0
+        reaches(0, gateway.url, "gateway_holds_open")
 
 
 def test_an_outage_of_the_store_is_seen(upstream: str, tmp_path: Path) -> None:
     with valkey_server() as store, running_gateway(store.url, upstream, tmp_path) as gateway:
-        assert value(gateway.url, "gateway_store_breakers", state="closed") == 1
+        reaches(1, gateway.url, "gateway_store_breakers", state="closed")
         key = gateway.new_key()
         with gateway.http(key) as http:
             with http.stream("POST", "/v1/responses", json={**BODY, "model": "sim/slow-20", "stream": True}) as answer:
@@ -202,9 +204,9 @@ def test_an_outage_of_the_store_is_seen(upstream: str, tmp_path: Path) -> None:
                 answer.read()
             wait_until_sync(lambda: value(gateway.url, "gateway_store_breakers", state="open") == 1, what="it is seen")
             assert http.post("/v1/responses", json=BODY).status_code == 503
-        assert value(gateway.url, "gateway_requests_total", status="503", code="store_unavailable") == 1
-        assert value(gateway.url, "gateway_spool_lines_total", event="spooled") == 1
-        assert value(gateway.url, "gateway_spool_pending") == 1
+        reaches(1, gateway.url, "gateway_requests_total", status="503", code="store_unavailable")
+        reaches(1, gateway.url, "gateway_spool_lines_total", event="spooled")
+        reaches(1, gateway.url, "gateway_spool_pending")
         store.start()
         wait_until_sync(lambda: value(gateway.url, "gateway_store_breakers", state="closed") == 1, what="it is back")
 
@@ -230,4 +232,4 @@ def test_counting_from_many_connections_loses_nothing(gateway: RunningGateway) -
         thread.start()
     for thread in threads:
         thread.join()
-    assert value(gateway.url, "gateway_requests_total", outcome="completed") == 40
+    reaches(40, gateway.url, "gateway_requests_total", outcome="completed")
