@@ -9,13 +9,13 @@ import gzip
 import http.client
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from websockets.sync.client import connect
 
-from benchmarks.servers import CHAT_PATH, RESPONSES_PATH, Target
+from benchmarks.servers import CHAT_PATH, NO_ENV, RESPONSES_PATH, Target
 
 _LAST: Final = (b'"response.completed"', b'"response.failed"', b'"response.incomplete"', b'"error"')
 _USAGE: Final = b'"usage":{"input_tokens":1,"output_tokens":2,"total_tokens":3}'
@@ -108,7 +108,7 @@ def _coded(target: Target, provider: Provider, size: int) -> Iterator[Row]:
         b"A" * (size - 1000)
     )
     coded = gzip.compress(image, 1)
-    sent = partial(_posted, target, RESPONSES_PATH, coded, {"content-encoding": "gzip"})
+    sent = partial(ask, target, coded, RESPONSES_PATH, {"content-encoding": "gzip"})
     yield Row("gzip: a request that swells", image, [partial(_whole, target, provider, None, sent)])
     answer = _ANSWER % (b'{"type":"image_generation_call","result":"%b"}' % (b"A" * size), _USAGE)
     for name, data in (("swells", answer), ("of lists", _ANSWER % (b"[]," * (size // 3) + b"0", _USAGE))):
@@ -124,15 +124,16 @@ def _forms(target: Target, provider: Provider) -> Iterator[Row]:
     file = part % (_BOUNDARY, b"file", b'; filename="a.wav"', b"\x00\r\n--" * 5_000_000)
     form = part % (_BOUNDARY, b"model", b"", b"m") + file + b"--%b--\r\n" % _BOUNDARY
     kind = {"content-type": f"multipart/form-data; boundary={_BOUNDARY.decode()}"}
-    sent = partial(_posted, target, _FORM_PATH, form, kind)
+    sent = partial(ask, target, form, _FORM_PATH, kind)
     yield Row("form with a file", form, [partial(_whole, target, provider, b'{"text":"x"}', sent)])
 
 
-def _posted(target: Target, path: str, body: bytes, headers: dict[str, str]) -> int:
+def ask(target: Target, body: bytes, path: str = RESPONSES_PATH, more: Mapping[str, str] = NO_ENV) -> int:
+    """Sends one request and reads its answer; gives the status. `more`: further headers."""
     connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=120)
-    given = {"authorization": f"Bearer {target.key}", "content-type": "application/json", **headers}
+    headers = {"authorization": f"Bearer {target.key}", "content-type": "application/json", **more}
     try:
-        connection.request("POST", path, body, given)
+        connection.request("POST", path, body, headers)
         answer = connection.getresponse()
         answer.read()
         return answer.status
@@ -146,7 +147,7 @@ def _whole(
     answer = _ANSWER % (b"", _USAGE) if answer is None else answer
     provider.answer(zlib.compress(answer, 1, 31) if coding else answer, coding=coding)
     model = b"m" if coding else b"kept"
-    return sent() if sent is not None else _posted(target, RESPONSES_PATH, b'{"model":"%b","input":"x"}' % model, {})
+    return sent() if sent is not None else ask(target, b'{"model":"%b","input":"x"}' % model)
 
 
 def _streamed(
@@ -154,7 +155,7 @@ def _streamed(
 ) -> int:
     provider.stream(zlib.compress(events, 1, 31) if coding else events, coding=coding)
     asked = b'"messages":[{"role":"user","content":"x"}]' if path == CHAT_PATH else b'"input":"x"'
-    return _posted(target, path, b'{"model":"%b",%b,"stream":true}' % (model, asked), {})
+    return ask(target, b'{"model":"%b",%b,"stream":true}' % (model, asked), path)
 
 
 def _turn(target: Target, provider: Provider, events: bytes) -> int:

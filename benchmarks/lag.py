@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import mmap
 import socket
 import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Final
@@ -24,7 +23,7 @@ from typing import Final
 from benchmarks import exchanges
 from benchmarks.machine import Cores, Missing
 from benchmarks.probed import SIZE
-from benchmarks.servers import NO_ENV, RESPONSES_PATH, Bench, Target
+from benchmarks.servers import Bench, Target
 
 _TEXT_BYTES: Final = 8_000_000  # just below server.max_text_bytes
 _VALUES: Final = 199_000  # just below server.max_json_values
@@ -125,19 +124,6 @@ class Provider:
                     client.sendall(self.body)
 
 
-def ask(target: Target, body: bytes, path: str = RESPONSES_PATH, more: Mapping[str, str] = NO_ENV) -> int:
-    """Sends one request and reads its answer; gives the status. `more`: further headers."""
-    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=60)
-    headers = {"authorization": f"Bearer {target.key}", "content-type": "application/json", **more}
-    try:
-        connection.request("POST", path, body, headers)
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
-    finally:
-        connection.close()
-
-
 def measure(gaps: mmap.mmap, exchange: Callable[[], int]) -> tuple[int, float, float]:
     """The status, how long the answer took, and the longest gap of the loop, both in ms: the best of a few."""
     best: tuple[int, float, float] = (0, 0.0, float("inf"))
@@ -181,17 +167,17 @@ def rows(target: Target, provider: Provider, size: int) -> Iterator[tuple[str, b
     answer = b'{"id":"resp_1","object":"response","status":"completed","output":[],%b}' % USAGE
     for name, body in bodies(size):
         provider.answer(answer)
-        yield name, body, [partial(ask, target, body, more=DRY), partial(ask, target, body)]
+        yield name, body, [partial(exchanges.ask, target, body, more=DRY), partial(exchanges.ask, target, body)]
     for (name, body), (_, response) in zip(answers(size), answers(min(size, _EVENT_BYTES)), strict=True):
         event = b'data: {"type":"response.completed","response":%b}\n\ndata: [DONE]\n\n' % response
 
         def whole(body: bytes = body) -> int:
             provider.answer(body)
-            return ask(target, WHOLE)
+            return exchanges.ask(target, WHOLE)
 
         def streamed(event: bytes = event) -> int:
             provider.stream(event)
-            return ask(target, STREAM)
+            return exchanges.ask(target, STREAM)
 
         yield f"answer: {name}", body, [whole, streamed]
     yield from exchanges.rows(target, provider, size, min(size, _EVENT_BYTES))

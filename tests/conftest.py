@@ -4,6 +4,8 @@
 |-----------|------------------------------------------------------------------------------|------------------|
 | store     | a Valkey: each test makes teams of its own, and leaves the server as it is    | the test process |
 | upstream  | the base URL of a simulator                                                  | the test process |
+| post_only | a provider that only answers POST                                            | the test module  |
+| provider  | the same, without the answers that earlier tests have left                   | the test         |
 | gateway   | a gateway with the default settings, on these two                            | the test process |
 | start     | starts a gateway on these two with settings of its own                       | the test         |
 | own_store | a Valkey to stop, to fill, or to count in                                    | the test         |
@@ -23,6 +25,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.effort import IN_CI, effort
 from tests.support.gateway import RunningGateway, StartGateway, running_gateway, simulator
+from tests.support.post_only_provider import PostOnlyProvider
 from tests.support.servers import Server, valkey_server
 
 # How long an example takes depends on the machine, and a property may use a test's fixtures in all of its examples.
@@ -72,6 +75,19 @@ def gateway(store: Server, upstream: str, tmp_path_factory: pytest.TempPathFacto
     many = {"sign_in_attempts": 1000}  # every test signs in from the one address
     with running_gateway(store.url, upstream, tmp_path_factory.mktemp("gateway"), admin=many) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def post_only() -> Iterator[PostOnlyProvider]:
+    with PostOnlyProvider.serving() as serving:
+        yield serving
+
+
+@pytest.fixture
+def provider(post_only: PostOnlyProvider) -> PostOnlyProvider:
+    """The provider, with no answer that a test before this one has left."""
+    post_only.forget()
+    return post_only
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def refuse_lifting_overrides(key: Key, changes: Changes, now_ms: int) -> None:
     """Raises GatewayError `not_allowed` if a lead changes an operator's override, or exceeds an operator's limit."""
     for name, override in changes.overrides.items():
         known, operator_value = key.overrides.get(name), key.operator_values.get(name, "")
-        if known is not None and known.by_operator and known.holds(now_ms) and known.differs(override):
+        if known is not None and known.by_operator and known.is_in_force(now_ms) and known.differs(override):
             raise GatewayError(
                 "not_allowed",
                 f"An operator set {name} of this key until {iso_time(known.until_ms)}.",

@@ -1,11 +1,11 @@
 """Limits that hold for a while instead of others: until when, and what holds again from then on. Pure.
 
 The hash of a team or a key has a field `t:<limit>` for each: "<value, or none for no limit> <until, ms> <who set it>".
-The store's clock decides whether it still holds, each time that somebody asks; nothing has to run at its end. rules.py
-compiles for the scripts what they need.
+Each read compares its end with the store's clock, so that nothing has to run when it ends. rules.py compiles what the
+scripts need.
 
-An override that has ended is dropped by a later change. Those of rates that go on stay for `KEPT_MS`, because a script
-that sees a bucket for the first time behind the end has to know of it.
+A later change drops an override that has ended. That of a rate is kept for `ENDED_RATE_LIFE_MS` more: the first script
+that reads the rate's bucket after the end has to know when the override ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.errors import GatewayError
 from gateway.protocol.timestamps import iso_time
 
 OVERRIDE_FIELD: Final = "t:"
-KEPT_MS: Final = 86_400_000
+ENDED_RATE_LIFE_MS: Final = 86_400_000
 _NONE: Final = "none"
 _RATES: Final = frozenset({"rpm", "tpm"})
 
@@ -39,8 +39,8 @@ class Override(NamedTuple):
         """Whether the other one says something else, whoever set it; None: it is to end."""
         return other is None or self[:2] != other[:2]
 
-    def holds(self, now_ms: int) -> bool:
-        """Whether it still does, by the store's clock."""
+    def is_in_force(self, now_ms: int) -> bool:
+        """Whether the override applies at a time of the store's clock."""
         return now_ms < self.until_ms
 
 
@@ -57,10 +57,10 @@ def read_overrides(stored: Mapping[str, str]) -> dict[str, Override]:
 
 
 def in_force(limits: Mapping[str, int], overrides: Mapping[str, Override], now_ms: int) -> dict[str, int]:
-    """Returns the limits that hold at a time."""
+    """Returns the limits that apply at a time of the store's clock."""
     values: dict[str, int | None] = {
         **limits,
-        **{name: one.value for name, one in overrides.items() if one.holds(now_ms)},
+        **{name: one.value for name, one in overrides.items() if one.is_in_force(now_ms)},
     }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -71,9 +71,9 @@ def changed_overrides(
     limits: Mapping[str, int | None],
     now_ms: int,
 ) -> dict[str, Override]:
-    """Returns the overrides behind a change, without those of which nothing needs to be known any more.
+    """Returns the overrides after a change, without those that have ended and are not needed any more.
 
-    `changes` has None for one that ends now. `limits` are those of the account behind the change.
+    `changes` has None for an override that ends now. `limits` are the account's after the change.
 
     Raises GatewayError `invalid_field` for one whose end has passed.
     """
@@ -83,7 +83,7 @@ def changed_overrides(
         if known is not None and change is not None and not known.differs(change):
             after[name] = known._replace(by_operator=known.by_operator or change.by_operator)
             continue  # a form sends what it has shown
-        if change is not None and not change.holds(now_ms):
+        if change is not None and not change.is_in_force(now_ms):
             raise GatewayError(
                 "invalid_field",
                 f"overrides.{name}.until: {iso_time(change.until_ms)} has passed: it would never hold.",
@@ -91,9 +91,13 @@ def changed_overrides(
             )
         if change is not None:
             after[name] = change
-        elif known is not None and known.holds(now_ms):
+        elif known is not None and known.is_in_force(now_ms):
             after[name] = known._replace(until_ms=now_ms)
-    return {name: one for name, one in after.items() if one.holds(now_ms) or _is_kept(name, one, limits, now_ms)}
+    return {
+        name: one
+        for name, one in after.items()
+        if one.is_in_force(now_ms) or _is_still_needed(name, one, limits, now_ms)
+    }
 
 
 def override_fields(before: Mapping[str, Override], after: Mapping[str, Override]) -> dict[str, str]:
@@ -104,10 +108,11 @@ def override_fields(before: Mapping[str, Override], after: Mapping[str, Override
 
 def first_end_ms(overrides: Mapping[str, Override], now_ms: int) -> int | None:
     """Returns when the first of those that hold ends, or None."""
-    return min((one.until_ms for one in overrides.values() if one.holds(now_ms)), default=None)
+    return min((one.until_ms for one in overrides.values() if one.is_in_force(now_ms)), default=None)
 
 
-def _is_kept(name: str, ended: Override, limits: Mapping[str, int | None], now_ms: int) -> bool:
+def _is_still_needed(name: str, ended: Override, limits: Mapping[str, int | None], now_ms: int) -> bool:
+    """Whether scripts may still meet the bucket of a rate whose override has ended."""
     read = read_limit_name(name)
-    goes_on = name in PLAIN or limits.get(name) is not None
-    return read is not None and read.base in _RATES and goes_on and now_ms < ended.until_ms + KEPT_MS
+    has_bucket = name in PLAIN or limits.get(name) is not None
+    return read is not None and read.base in _RATES and has_bucket and now_ms < ended.until_ms + ENDED_RATE_LIFE_MS

@@ -18,7 +18,7 @@ import orjson
 
 from gateway.accounts.entities import Account, Changes, Team
 from gateway.accounts.limit_names import END_USER, PLAIN, LimitName, in_order, read_limit_name
-from gateway.accounts.overrides import KEPT_MS, Override, changed_overrides, first_end_ms, override_fields
+from gateway.accounts.overrides import ENDED_RATE_LIFE_MS, Override, changed_overrides, first_end_ms, override_fields
 from gateway.protocol.model_spelling import folded
 
 RULES: Final = "rules"
@@ -83,13 +83,15 @@ def rule_fields(
     rules = _compile(remaining, overrides, known, before.version if before is not None else 0)
     compiled |= {field: some for field, some in rules.items() if some}
     if of_plain := {name: one for name, one in overrides.items() if name in PLAIN}:
-        compiled["overrides"] = [[PLAIN.index(name) + 1, *_for_a_while(of_plain[name])] for name in in_order(of_plain)]
+        compiled["overrides"] = [
+            [PLAIN.index(name) + 1, *_value_and_end(of_plain[name])] for name in in_order(of_plain)
+        ]
     if local := [period for period, follows in (("day", timezone), ("month", timezone or anchor)) if follows]:
         compiled |= {"local": local, "zone": f"{timezone} {anchor}"}
     if timezone:
         compiled["dated"] = True
     if overrides and compiled.keys() <= {"overrides", *_FIELDS} and all(name in PLAIN for name in remaining):
-        compiled = {"ends": max(one.until_ms for one in overrides.values()) + KEPT_MS} | compiled
+        compiled = {"ends": max(one.until_ms for one in overrides.values()) + ENDED_RATE_LIFE_MS} | compiled
     fields = {RULES: orjson.dumps(compiled).decode() if compiled else ""}
     return fields | ({CALENDAR: ""} if changes_calendar else {})
 
@@ -117,13 +119,13 @@ def _compile(
                     limits.get(name, False),
                     folded(read.pattern),
                     _period(read),
-                    *(_for_a_while(overrides[name]) if name in overrides else ()),
+                    *(_value_and_end(overrides[name]) if name in overrides else ()),
                 ]
             )
     return rules
 
 
-def _for_a_while(override: Override) -> tuple[int, int]:
+def _value_and_end(override: Override) -> tuple[int, int]:
     return (False if override.value is None else override.value), override.until_ms
 
 
@@ -141,5 +143,5 @@ def _ids(stored: str, before: Account | None, now_ms: int) -> dict[str, str]:
     }
     if before is None:
         return ids
-    there = {*before.limits, *(name for name, one in before.overrides.items() if one.holds(now_ms))}
-    return {name: identifier for name, identifier in ids.items() if name in there}
+    limited = {*before.limits, *(name for name, one in before.overrides.items() if one.is_in_force(now_ms))}
+    return {name: identifier for name, identifier in ids.items() if name in limited}

@@ -40,7 +40,7 @@ def limits_json(view: View, scope: Literal["team", "key"], account: Account | No
     plain, rows = (view.team, view.team_rules) if scope == "team" else (view.key, view.key_rules)
     rules = {rule.name: rule for rule in rows}
     overrides = account.overrides if account is not None else _NO_OVERRIDES
-    overrides = {name: one for name, one in overrides.items() if one.holds(view.now_ms)}
+    overrides = {name: one for name, one in overrides.items() if one.is_in_force(view.now_ms)}
     names = {name for name in plain if read_limit_name(name) is not None} | set(rules)
     found: dict[str, dict[str, Any]] = {}
     each = {name for name in account.limits if name.startswith(END_USER)} if account is not None else set()

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from gateway.accounts.limit_names import MODELS
-from gateway.accounts.overrides import KEPT_MS, Override
+from gateway.accounts.overrides import ENDED_RATE_LIFE_MS, Override
 from gateway.errors import GatewayError
 from gateway.ledger.verification import verify
 from gateway.store.keyspace import TeamKeys
@@ -119,7 +119,7 @@ async def test_an_override_that_is_ended_early_forgives_what_the_limit_does_not_
     team = await bench.one.accounts.team(key.team_id)
     assert team.overrides["rpm"].until_ms == START_MS, "kept, because a worker may not have looked yet"
     assert await bench.refusal(key) is not None
-    await bench.at(START_MS + KEPT_MS + 1)
+    await bench.at(START_MS + ENDED_RATE_LIFE_MS + 1)
     assert await bench.refusal(key) is None
     await bench.override(key, of_key=False, metered=False)
     assert await bench.one.store.run("HGET", TeamKeys(team.id).team, "t:rpm") is None

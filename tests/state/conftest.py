@@ -5,6 +5,7 @@ Each test makes teams of its own.
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,25 +22,26 @@ def shared_store() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def post_only() -> Iterator[PostOnlyProvider]:
-    with PostOnlyProvider.serving() as serving:
-        yield serving
-
-
-@pytest.fixture
-def provider(post_only: PostOnlyProvider) -> PostOnlyProvider:
-    """The provider, with no answer that a test before this one has left."""
-    post_only.forget()
-    return post_only
-
-
-@pytest.fixture(scope="module")
 def gateway(
     shared_store: Server, post_only: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
     directory = tmp_path_factory.mktemp("data")
     with running_gateway(shared_store.url, post_only.url, directory, route={"state": "gateway"}) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def gateways(
+    shared_store: Server, post_only: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[RunningGateway, RunningGateway]]:
+    """Two gateways on one store, whose teams run one request in the background at a time."""
+    sections: dict[str, Any] = {"route": {"state": "gateway"}, "state": {"background_concurrency": 1}}
+    data = tmp_path_factory.mktemp
+    with (
+        running_gateway(shared_store.url, post_only.url, data("one"), **sections) as one,
+        running_gateway(shared_store.url, post_only.url, data("two"), **sections) as two,
+    ):
+        yield one, two
 
 
 @pytest.fixture

@@ -13,26 +13,12 @@ import pytest
 
 from gateway.ledger.verification import verify
 from tests.state.answers import COST_NANO_USD, MODEL, answer
-from tests.support.gateway import NewKey, RunningGateway, running_gateway
+from tests.support.gateway import NewKey, RunningGateway
 from tests.support.post_only_provider import Answer, PostOnlyProvider
-from tests.support.servers import Server
 from tests.support.specification import validate_event
 from tests.support.waiting import wait_until_sync
 
 LONG = "A long story. " * 50
-
-
-@pytest.fixture(scope="module")
-def gateways(
-    shared_store: Server, post_only: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[RunningGateway, RunningGateway]]:
-    sections: dict[str, Any] = {"route": {"state": "gateway"}, "state": {"background_concurrency": 1}}
-    data = tmp_path_factory.mktemp
-    with (
-        running_gateway(shared_store.url, post_only.url, data("one"), **sections) as one,
-        running_gateway(shared_store.url, post_only.url, data("two"), **sections) as two,
-    ):
-        yield one, two
 
 
 class Team:

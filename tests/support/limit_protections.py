@@ -146,23 +146,23 @@ LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a limit for a while that returns has another name",
         "gateway/accounts/rules.py",
-        "there = {*before.limits, *(name for name, one in before.overrides.items() if one.holds(now_ms))}",
-        "there = {*before.limits, *before.overrides}",
+        "limited = {*before.limits, *(name for name, one in before.overrides.items() if one.is_in_force(now_ms))}",
+        "limited = {*before.limits, *before.overrides}",
         f"{_TEST_OVERRIDES}"
         "::test_a_limit_for_a_while_alone_that_returns_counts_anew_and_is_not_counted_down_by_those_of_before",
     ),
     Protection(
         "an end that has passed is refused",
         _OVERRIDES_PY,
-        "if change is not None and not change.holds(now_ms):",
+        "if change is not None and not change.is_in_force(now_ms):",
         "if False:",
         f"{_TEST_OVERRIDES}::test_one_that_has_passed_is_refused_with_the_reason_by_the_stores_clock",
     ),
     Protection(
         "a rate's override is known for a while behind its end",
         _OVERRIDES_PY,
-        "if one.holds(now_ms) or _is_kept(name, one, limits, now_ms)}",
-        "if one.holds(now_ms)}",
+        "        if one.is_in_force(now_ms) or _is_still_needed(name, one, limits, now_ms)\n",
+        "        if one.is_in_force(now_ms)\n",
         f"{_TEST_OVERRIDES}::test_an_override_that_is_ended_early_forgives_what_the_limit_does_not_permit",
     ),
     Protection(

@@ -54,19 +54,6 @@ def gateway(
 
 
 @pytest.fixture(scope="module")
-def post_only() -> Iterator[PostOnlyProvider]:
-    with PostOnlyProvider.serving() as serving:
-        yield serving
-
-
-@pytest.fixture
-def provider(post_only: PostOnlyProvider) -> PostOnlyProvider:
-    """The provider, with no answer that a test before this one has left."""
-    post_only.forget()
-    return post_only
-
-
-@pytest.fixture(scope="module")
 def keeping(
     store: Server, post_only: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:

@@ -81,7 +81,7 @@ def key_json(key: Key, view: View) -> dict[str, Any]:
 
 def _overridden_by_operator(key: Key, view: View) -> list[str]:
     overrides = key.overrides.items()
-    return [f"overrides.{name}" for name, one in overrides if one.by_operator and one.holds(view.now_ms)]
+    return [f"overrides.{name}" for name, one in overrides if one.by_operator and one.is_in_force(view.now_ms)]
 
 
 def _has_expired(account: Team | Key, view: View) -> bool:
