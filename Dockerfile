@@ -1,7 +1,7 @@
 # The gateway: one image for `serve` (the default), `simulate`, and the commands that talk to a running gateway.
 #
 #   BASE_IMAGE           any image with Python >= 3.11 and its venv module as `python3`, the same for both stages
-#   LOCK                 requirements-otel.lock: with the packages for traces
+#   LOCK                 requirements-otel.lock: with the packages for traces; requirements-parquet.lock: for Parquet
 #   wheels/              packages from the build context, where it has them: `make wheels`. Without it pip asks its index
 #   PIP_INDEX_URL        an index of your own
 #   PIP_NO_INDEX         1: nothing but wheels/; the build then needs no network

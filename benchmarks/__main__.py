@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from benchmarks import history, rows, sockets
+from benchmarks import history, rows, shard, sockets
 from benchmarks.load import Troubled, chat_body, request_body
 from benchmarks.machine import Cores, Missing, conditions
 from benchmarks.rows import FULL, QUICK, Effort, Row
@@ -88,12 +88,15 @@ MEASUREMENTS: Final[Mapping[str, Measure]] = MappingProxyType(
         ),
         "latency": partial(rows.added_latency, stream=False),
         "first-event": partial(rows.added_latency, stream=True),
+        "far-store": rows.far_store,
         "open": rows.open_streams,
         "sockets": sockets.idle_sockets,
         "turns": sockets.turns,
+        "stages": rows.stages,
         "workers": rows.workers,
         "memory": rows.memory,
         "keys": rows.crowded_store,
+        "shard": shard.capacity,
         "bodies": partial(
             rows.throughput,
             work="request bodies of 5 MB",

@@ -41,6 +41,9 @@ class Provider(Protocol):
     def stream(self, events: bytes, *, coding: bytes = b"") -> None:
         """Answers with events from now on, written at once."""
 
+    def say(self, messages: Sequence[bytes]) -> None:
+        """Answers each turn over a WebSocket with these messages from now on."""
+
 
 class Row(NamedTuple):
     """One row of the table."""
@@ -97,6 +100,8 @@ def rows(target: Target, provider: Provider, size: int, event_size: int) -> Iter
     image = b'{"type":"input_image","image_url":"data:image/png;base64,%b"}' % data
     image = b'{"type":"response.create","model":"m","input":[%b]}' % image
     yield Row("message over a socket: one image", image, [partial(_message, target, provider, image)])
+    for name, large in _large_messages(event_size):
+        yield Row(f"message of an upstream: {name}", large, [partial(_turn_upstream, target, provider, large)])
     kept = b'{"model":"kept","input":"%b"}' % (b"hello wor " * 390_000)
     yield Row("input kept", kept, [partial(_kept, target, provider, kept)])
     yield from _coded(target, provider, size)
@@ -161,6 +166,29 @@ def _streamed(
 def _turn(target: Target, provider: Provider, events: bytes) -> int:
     provider.stream(events)
     return _asked_over_socket(target, b'{"type":"response.create","model":"m","input":"x"}')
+
+
+def _large_messages(size: int) -> Iterator[tuple[str, bytes]]:
+    """Messages by which an upstream may end a turn on a WebSocket."""
+
+    def completed(output: bytes, more: bytes = b"") -> bytes:
+        response = _ANSWER % (output, _USAGE)
+        return b'{"type":"response.completed",%b"response":%b}' % (more, response)
+
+    image = b'{"type":"image_generation_call","result":"%b"}' % (b"A" * size)
+    yield "one image", completed(image)
+    yield "lists", completed(b"[]," * (size // 30) + b"0")
+    yield "one image, in a lane", completed(image, b'"stream_id":"a",')
+    yield "lists, in a lane", completed(b"[]," * (size // 30) + b"0", b'"stream_id":"a",')
+    yield "line ends", completed(b"\n" * size + b"0")
+    yield "an error", b'{"type":"error","error":{"code":"x","message":"x","more":[%b0]}}' % (b"[]," * (size // 30))
+
+
+def _turn_upstream(target: Target, provider: Provider, message: bytes) -> int:
+    """One turn that goes to an upstream over a WebSocket, in a lane where the answer names one."""
+    provider.say([message])
+    lane = b'"stream_id":"a",' if b'"stream_id"' in message[:64] else b""
+    return _asked_over_socket(target, b'{"type":"response.create",%b"model":"turns","input":"x"}' % lane)
 
 
 def _message(target: Target, provider: Provider, message: bytes) -> int:

@@ -18,7 +18,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Final
+from typing import BinaryIO, Final
+
+from websockets.frames import Frame, Opcode
+from websockets.utils import accept_key
 
 from benchmarks import exchanges
 from benchmarks.machine import Cores, Missing
@@ -29,6 +32,7 @@ _TEXT_BYTES: Final = 8_000_000  # just below server.max_text_bytes
 _VALUES: Final = 199_000  # just below server.max_json_values
 _EVENT_BYTES: Final = 15_000_000  # just below upstreams.max_event_bytes
 _REPEATS: Final = 5
+_OPCODE, _LENGTH, _LONG, _MASK_BYTES = 0x0F, 0x7F, 126, 4  # of a WebSocket's frame (RFC 6455, 5.2)
 WHOLE: Final = b'{"model":"m","input":"x"}'
 DRY: Final = MappingProxyType({"x-gateway-dry-run": "true"})
 STREAM: Final = b'{"model":"m","input":"x","stream":true}'
@@ -83,10 +87,14 @@ def answers(size: int) -> Iterator[tuple[str, bytes]]:
 
 
 class Provider:
-    """Answers each request with what was set: `kind` and `body`, with `coding` if it is compressed. Mutable."""
+    """Answers each request with what was set: `kind` and `body`, with `coding` if it is compressed. Mutable.
+
+    A turn over a WebSocket is answered with the `messages` that were set.
+    """
 
     def __init__(self) -> None:
         self.kind, self.body, self.coding = b"application/json", b"", b""
+        self.messages: Sequence[bytes] = ()
         self.port = 0
 
     def start(self) -> None:
@@ -103,6 +111,10 @@ class Provider:
         """Answers with a stream of events from now on, written at once."""
         self.kind, self.body, self.coding = b"text/event-stream", events, coding
 
+    def say(self, messages: Sequence[bytes]) -> None:
+        """Answers each turn over a WebSocket with these messages from now on."""
+        self.messages = messages
+
     def _serve(self, listener: socket.socket) -> None:
         while True:
             client, _ = listener.accept()
@@ -111,10 +123,16 @@ class Provider:
     def _answer(self, client: socket.socket) -> None:
         with client, client.makefile("rb") as lines:
             while lines.readline():
-                length = 0
-                while (line := lines.readline().lower()) not in (b"\r\n", b""):
-                    if line.startswith(b"content-length:"):
-                        length = int(line.partition(b":")[2])
+                length, key = 0, ""
+                while (line := lines.readline()) not in (b"\r\n", b""):
+                    name, _, value = line.lower().partition(b":")
+                    if name == b"content-length":
+                        length = int(value)
+                    elif name == b"sec-websocket-key":
+                        key = line.partition(b":")[2].decode().strip()
+                if key:
+                    self._take_turns(client, lines, key)
+                    return
                 while length:
                     length -= len(lines.read(min(length, 1 << 20)))
                 head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n" % (self.kind, len(self.body))
@@ -122,6 +140,19 @@ class Provider:
                 with contextlib.suppress(OSError):  # a gateway that has refused its answer
                     client.sendall(b"%b%b\r\n" % (head, coding))
                     client.sendall(self.body)
+
+    def _take_turns(self, client: socket.socket, lines: BinaryIO, key: str) -> None:
+        """Answers the turns of one WebSocket. Each message of the gateway is taken for one."""
+        upgrade = f"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {accept_key(key)}"
+        client.sendall(f"HTTP/1.1 101 Switching Protocols\r\n{upgrade}\r\n\r\n".encode())
+        while head := lines.read(2):
+            length = head[1] & _LENGTH
+            if length >= _LONG:
+                length = int.from_bytes(lines.read(2 if length == _LONG else 8))
+            lines.read(_MASK_BYTES + length)
+            if head[0] & _OPCODE == Opcode.TEXT:
+                for message in self.messages:
+                    client.sendall(Frame(Opcode.TEXT, message).serialize(mask=False))
 
 
 def measure(gaps: mmap.mmap, exchange: Callable[[], int]) -> tuple[int, float, float]:

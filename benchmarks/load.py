@@ -98,11 +98,13 @@ def run_wrk(
     result = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - wrk, by its full path
     cpu_s, store_s = target.process.cpu_s() - cpu_before, _cpu_s(target.store) - store_before
     load_s = _load_cpu_s(target, beside) - load_before
-    if trouble := _TROUBLE.search(result.stdout):
-        raise Troubled(f"{target.name}: {trouble[0]}")
     rate, count = _RATE.search(result.stdout), _COUNT.search(result.stdout)
     if rate is None or count is None or count[1] == "0":
         raise Troubled(f"{target.name}: wrk said {result.stdout!r}")
+    trouble = _TROUBLE.search(result.stdout)
+    expected = f"Non-2xx or 3xx responses: {count[1]}" if target.is_refused else ""
+    if (trouble[0] if trouble else "") != expected:
+        raise Troubled(f"{target.name}: {trouble[0] if trouble else 'it was not refused'}")
     rps, requests = float(rate[1]), int(count[1])
     each_us = 1e6 / requests
     return Sample(

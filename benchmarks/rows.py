@@ -4,7 +4,9 @@ throughput(...)      wrk, rounds in turn, medians
 added_latency(...)   300 requests per second, each sent when it is due
 open_streams(...)    thousands of streams at once
 memory(...)          before and after many requests
-workers(...)         two workers against one
+far_store(...)       the same with a store that is a millisecond away
+stages(...)          requests that end early against whole ones
+workers(...)         two and four workers against one
 crowded_store(...)   100,000 keys against one
 """
 
@@ -14,19 +16,21 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from benchmarks.client import hold_streams, latencies
 from benchmarks.load import Sample, Troubled, request_body, run_wrk
 from benchmarks.machine import Missing, raise_file_limit
 from benchmarks.servers import RESPONSES_PATH, Bench, Target
+from gateway.identity.api_keys import new_id, new_secret
 
 CONNECTIONS: Final = 32
 BODY_BYTES: Final = 5_000_000
 _KILOBYTE: Final = 1024
 _WARM_UP_S: Final = 3
 _RPS: Final = 300
+STORE_DELAY_MS: Final = 1.0
 _LOAD_IS_THE_LIMIT: Final = 0.9
 _ATTEMPTS: Final = 4  # on a machine that others use, the store may get no CPU for a second
 
@@ -174,7 +178,8 @@ def open_streams(bench: Bench, effort: Effort) -> Row:
     raw: dict[str, object] = {}
     met = True
     for name in ("nginx", "ours"):
-        target = bench.targets[name]
+        # one of its own, because memory that served other rows would be used again
+        target = bench.targets[name] if name == "nginx" else bench.start_gateway("open")
         before = target.process.rss_bytes()
         held = hold_streams(target, effort.streams, effort.ticks)
         each = (held.rss_bytes - before) / effort.streams / _KILOBYTE
@@ -199,18 +204,57 @@ def open_streams(bench: Bench, effort: Effort) -> Row:
     return Row(work, values, "<= 10 s, <= 30 KiB, <= 100 ms late", values["ours"], met, raw)
 
 
+def far_store(bench: Bench, effort: Effort) -> Row:
+    """Measures what the gateway adds to an answer's time with its store here, and with one a round trip away."""
+    if "far" not in bench.targets:
+        bench.start_gateway("far", store_delay_ms=STORE_DELAY_MS)
+    targets = [bench.targets[name] for name in ("direct", "ours", "far")]
+    values: dict[str, str] = {}
+    raw: dict[str, object] = {}
+    for stream, what in ((False, "answer"), (True, "first event")):
+        found = latencies(targets, stream=stream, rps=_RPS, seconds=effort.latency_s)
+        half = {name: 1000 * statistics.median(times) for name, times in found.items()}
+        near_ms, far_ms = half["ours"] - half["direct"], half["far"] - half["direct"]
+        values[what] = f"{near_ms:.2f} ms added, with the store {STORE_DELAY_MS:g} ms away {far_ms:.2f} ms"
+        raw[what] = half
+    return Row(f"a store that is {STORE_DELAY_MS:g} ms away, {_RPS}/s", values, "", "", None, raw)
+
+
+def stages(bench: Bench, effort: Effort) -> Row:
+    """Measures the CPU time of requests by how far they get: a malformed key, an unknown one, a whole answer."""
+    ours = bench.targets["ours"]
+    unknown, _ = new_secret(new_id(), new_id())
+    targets = [
+        bench.targets["bare"],
+        replace(ours, name="malformed key", key="sk-gw-none", is_refused=True),
+        replace(ours, name="unknown key", key=unknown, is_refused=True),
+        ours,
+    ]
+    samples = _rounds(bench, effort, request_body("json"), targets, CONNECTIONS)
+    cpu = {name: statistics.median(one.cpu_us for one in found) for name, found in samples.items()}
+    store = {name: statistics.median(one.store_us for one in found) for name, found in samples.items()}
+    return Row(
+        "how far a request gets",
+        {name: _described(found) for name, found in samples.items()},
+        raw={"cpu_us": cpu, "store_us": store},
+    )
+
+
 def workers(bench: Bench, effort: Effort) -> Row:
-    """Compares two workers with one. The ratio is meaningful only if the load has cores of its own."""
+    """Compares two and four workers with one. The ratio is meaningful only if the load is not the limit."""
     body = request_body("json")
-    bench.start_gateway("two", workers=2)
-    samples = _rounds(bench, effort, body, [bench.targets["ours"], bench.targets["two"]], CONNECTIONS)
+    numbers = {"ours": 1, "two": 2, "four": 4}
+    for name, number in numbers.items():
+        if name not in bench.targets:
+            bench.start_gateway(name, workers=number)
+    samples = _rounds(bench, effort, body, [bench.targets[name] for name in numbers], CONNECTIONS)
     rps = {name: statistics.median(one.rps for one in found) for name, found in samples.items()}
     cpu = {name: statistics.median(one.cpu_us for one in found) for name, found in samples.items()}
     ratio, enough = rps["two"] / rps["ours"], len(bench.cores.load) > 1
     return Row(
-        "two workers",
-        {"ours": f"one {rps['ours']:,.0f}/s {cpu['ours']:,.0f} us, two {rps['two']:,.0f}/s {cpu['two']:,.0f} us"},
-        ">= 1.8 x one",
+        "one, two and four workers",
+        {f"{numbers[name]}": _described(found) for name, found in samples.items()},
+        "two >= 1.8 x one",
         f"{ratio:.2f} x one" + ("" if enough else "; the load shares a core, so this cannot show it"),
         ratio >= 1.8 if enough else None,  # noqa: PLR2004 - the target of the table
         {"rps": rps, "cpu_us": cpu},

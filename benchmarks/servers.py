@@ -39,6 +39,7 @@ from benchmarks.seed import fill
 
 _HERE: Final = Path(__file__).parent
 _ANY_KEY: Final = "sk-none"
+_STORE_SOCKET: Final = "store.sock"
 RESPONSES_PATH: Final = "/v1/responses"
 CHAT_PATH: Final = "/v1/chat/completions"
 
@@ -77,6 +78,7 @@ GATEWAY: Final = """\
 [server]
 port = {port}
 workers = {workers}
+auth_failures_per_minute = 0
 [store]
 url = "{store}"
 data_dir = "{dir}/data"
@@ -121,12 +123,22 @@ dry_runs_per_minute = 1000000
 model = "kept"
 upstreams = ["mock"]
 state = "gateway"
+[upstreams.turns]
+base_url = "{upstream}/v1"
+api_keys = ["env:BENCH_UPSTREAM_KEY"]
+websocket = true
+[[routes]]
+model = "turns"
+upstreams = ["turns"]
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server of the API. `key` is sent to it; `process` is measured, and its `store` beside it."""
+    """A server of the API. `key` is sent to it; `process` is measured, and its `store` beside it.
+
+    `is_refused`: the key is one that it refuses, each time.
+    """
 
     name: str
     port: int
@@ -134,6 +146,7 @@ class Target:
     process: Process
     store: Process | None = None
     scheme: str = "http"
+    is_refused: bool = False
 
     def url(self, path: str = RESPONSES_PATH) -> str:
         """The URL of requests."""
@@ -260,8 +273,8 @@ class Bench:
         """
         gaps = self.directory / "gaps"
         gaps.write_bytes(bytes(SIZE))
-        command = ("benchmarks.probed", str(gaps))
-        return self.start_gateway("probed", command=command, settings=PROBED, upstream=_url(upstream)), gaps
+        command, url = ("benchmarks.probed", str(gaps)), _url(upstream)
+        return self.start_gateway("probed", command=command, settings=PROBED.format(upstream=url), upstream=url), gaps
 
     def start_gateway(
         self,
@@ -273,15 +286,19 @@ class Bench:
         command: tuple[str, ...] = ("benchmarks.ours",),
         settings: str = "",
         upstream: str = "",
+        store_delay_ms: float = 0.0,
     ) -> Target:
         """Starts a store with teams and keys, and a gateway that uses it: a module, and what comes behind the file.
 
-        `upstream`: where its provider is; the mock upstream if nothing is said.
+        `upstream`: where its provider is; the mock upstream if nothing is said. `store_delay_ms`: how much longer than
+        here a round trip to its store takes.
         """
         directory = self.directory / name
         directory.mkdir()
         store, process = self.start_store(directory)
         key = fill(store, teams, keys)[-1]
+        if store_delay_ms:
+            store = self._start_delay(f"{name}-delay", directory / _STORE_SOCKET, store_delay_ms)
         port, config = free_port(), directory / "gateway.toml"
         upstream = upstream or _url(self.targets["direct"].port)
         ca_file = f'ca_file = "{self.directory / "ca.pem"}"' if upstream.startswith("https") else ""
@@ -299,12 +316,19 @@ class Bench:
 
     def start_store(self, directory: Path) -> tuple[str, Process]:
         """Starts a Valkey on a unix socket, with an append-only file like the embedded one. Returns its URL, too."""
-        path = directory / "store.sock"
+        path = directory / _STORE_SOCKET
         command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path), "--dir", str(directory)]
         command += ["--save", "", "--appendonly", "yes"]
         process = self._stack.enter_context(running(command, cores=self.cores.load, log=directory / "valkey.log"))
         wait_for(lambda: answers(path), "valkey")
         return f"unix://{path}", process
+
+    def _start_delay(self, name: str, path: Path, delay_ms: float) -> str:
+        """Starts what makes a store seem further away. Returns the store's URL."""
+        port = free_port()
+        command = [sys.executable, "-m", "benchmarks.delay", str(path), str(port), str(delay_ms)]
+        self._add(name, command, port, cores=self.cores.load)
+        return f"redis://127.0.0.1:{port}"
 
 
 def _url(port: int, scheme: str = "http") -> str:

@@ -30,7 +30,7 @@ def idle_sockets(bench: Bench, effort: Effort) -> Row:
     del effort
     raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        each = runner.run(_idle(bench.targets["ours"])) / _KILOBYTE
+        each = runner.run(_idle(bench.start_gateway("sockets"))) / _KILOBYTE  # nothing else has used its memory
     return Row(
         f"{_SOCKETS:,} idle sockets (WebSocket mode)",
         {"ours": f"{each:.1f} KiB each"},

@@ -16,9 +16,13 @@ Around them:
     store           the client of Redis or Valkey
     accounts        teams, keys, credits and sessions in the store
     identity        the formats of keys (pure)
+    oidc            operators' sign-in at an identity provider
+    state           responses and conversations that the gateway keeps itself
+    websocket       WebSocket mode: each message of a client is a request
     observability   the request log, metrics, traces
     reporting       what operators look at: usage, refusals, live requests, the audit log
-    worker          background duties: reloading the configuration, signals, collecting metrics
+    notices         messages to operators when a team comes near a limit
+    worker          background work: reloading the configuration, signals, collecting metrics
     config          the settings, from the file and the environment
     api, dashboard  HTTP routes for clients and operators; pages for people
     cli             the command line

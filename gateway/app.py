@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,11 +24,9 @@ from gateway.accounts.accounts import Accounts
 from gateway.accounts.admin_keys import Admins
 from gateway.accounts.rotation import Rotation
 from gateway.accounts.sessions import Sessions
-from gateway.accounts.sign_in import SingleSignOn
 from gateway.api.middleware import RouteMiddleware
 from gateway.concurrency.caller_turns import CallerTurns
 from gateway.concurrency.off_loop import OffLoop
-from gateway.concurrency.periodic import Periodic
 from gateway.config.environment_proxy import environment_proxy
 from gateway.config.settings import Settings
 from gateway.errors import GatewayError
@@ -79,48 +77,13 @@ from gateway.worker.parts import (
     socket_policy,
     store_settings,
 )
+from gateway.worker.services import Services
 from gateway.worker.signals import drain_on_signal, reload_on_signal
 from gateway.worker.store_inspection import StoreInspection
 
 
 def _nothing() -> None:
     """The default callback, which does nothing."""
-
-
-@dataclass(slots=True)
-class Services:
-    """What a worker runs on, from start-up to shutdown.
-
-    Mutable: `ready` (the store was seen to enforce limits), `leaving` (the worker was told to stop), and `settings` and
-    `model_list`, which a reload replaces.
-    """
-
-    settings: Settings
-    loop: asyncio.AbstractEventLoop
-    store: Store
-    ledger: Ledger
-    accounts: Accounts
-    rotation: Rotation
-    admins: Admins
-    admin_turns: CallerTurns
-    sessions: Sessions
-    sign_on: SingleSignOn | None
-    audit_log: AuditLog
-    handler: RequestHandler
-    model_list: ModelList
-    cluster_state: ClusterState
-    live_requests: LiveRequests
-    reporter: RequestReporter
-    request_log: RequestLog
-    store_inspection: StoreInspection
-    sockets: Sockets
-    upgrades: Upgrades
-    notices: Notices = field(init=False)
-    periodics: tuple[Periodic, ...] = ()
-    control_loop: ControlLoop = field(init=False)
-    metrics_collector: MetricsCollector = field(init=False)
-    ready: bool = False
-    leaving: bool = False
 
 
 class Gateway:
@@ -302,6 +265,7 @@ def _services(
         idempotency_ttl_s=idempotency_ttl_s,
         journal_retention_s=settings.ledger.journal_retention_s,
         burst=settings.ledger.burst,
+        max_lots=settings.ledger.max_credit_lots,
     )
     refused = RefusedRequests(
         store, max_entries=settings.ledger.refused_max_entries, retention_s=settings.ledger.refused_retention_s

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Final
 
 from gateway.accounts.authority import operator_fields, refuse_lifting_overrides
+from gateway.accounts.credits import MAX_LOTS, Movement, post_movement
 from gateway.accounts.entities import (
     ARCHIVED,
     ENDED,
@@ -37,12 +38,11 @@ from gateway.accounts.entities import (
     read_key,
     read_team,
 )
-from gateway.accounts.idempotency import IdempotencyKey, claim, mismatch
+from gateway.accounts.idempotency import IdempotencyKey, claim
 from gateway.accounts.records import Records, Status, flat
 from gateway.accounts.rules import derived_fields, rule_fields
 from gateway.accounts.team_names import LEASE_S, TeamNames
 from gateway.accounts.views import Subject, read_views
-from gateway.billing.money import MAX_NANO_USD, format_usd
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import is_id, new_id, new_secret
 from gateway.store.keyspace import CREATING, KEY_TEAMS, TEAMS, TeamKeys, creation
@@ -66,14 +66,13 @@ __all__ = [
 
 CREATE_TEAM: Final = Script.load("team_create_v1")
 CREATE_KEY: Final = Script.load("key_create_v1")
-CREDIT: Final = Script.load("credit_v1")
 _ATTEMPTS: Final = 50
 """How often a change is tried, because another change may come first each time."""
 _TEAM_DISABLED: Final = -2
 
 
 class Accounts:
-    """Teams, keys and credits in one store.
+    """Teams, keys and credits in one store. `burst`: the share of a minute's limit that may come at once, in 1/1000.
 
     Raises GatewayError, with `store_unavailable` if the store is unavailable.
     """
@@ -85,14 +84,16 @@ class Accounts:
         idempotency_ttl_s: int,
         journal_retention_s: int,
         burst: float,
+        max_lots: int = MAX_LOTS,
         name_lease_s: float = LEASE_S,
     ) -> None:
         self._store = store
         self._records = Records(store)
         self._names = TeamNames(store, lease_s=name_lease_s)
         self._idempotency_ttl_ms = idempotency_ttl_s * 1000
-        self._burst = str(round(burst * 1000))
+        self.burst = str(round(burst * 1000))
         self._journal_retention_ms = journal_retention_s * 1000
+        self._max_lots = max_lots
 
     # teams
 
@@ -116,6 +117,7 @@ class Accounts:
             status = await self._create_team(team_id, name, changes, credits_nano_usd, first_credits)
             if status is not Status.LATE:
                 break
+            await self._records.now_ms(TeamKeys(team_id).team)  # the server's clock may have jumped ahead
         else:
             raise _changed_by_others(name)
         team = await self._records.team(team_id)
@@ -211,11 +213,12 @@ class Accounts:
             derived = derived_fields(team, changes, await self._now_ms(TeamKeys(team.id).team, team, changes))
             change = partial(
                 self._records.configure,
-                TeamKeys(team.id).team,
-                {**changes.fields(), **derived.fields},
+                TeamKeys(team.id),
+                "",
+                changes.fields(),
                 version,
+                derived,
                 based_on=team.version if derived.fields else None,
-                until_ms=derived.until_ms,
             )
             if name is None or name == team.name:
                 status = await change(expected_name=name or "")
@@ -223,6 +226,8 @@ class Accounts:
                 status = await self._rename(team, name, change)
             if status is Status.DONE:
                 return await self._records.team(team.id)
+            if status is Status.LATE:
+                await self._records.now_ms(TeamKeys(team.id).team)
             team = await self._records.team(team.id)
         raise _changed_by_others(name or "")
 
@@ -271,7 +276,7 @@ class Accounts:
         args = [key_id, "" if by_operator else "1", *flat(fields)]
         status = (await gather([self._store.call(CREATE_KEY, [keys.key(key_id), keys.keys, keys.team], args)]))[0]
         if status == Status.GONE:
-            raise GatewayError("team_not_found", f"There is no team {team.name!r}.")
+            raise GatewayError("not_allowed", "This team was deleted: nobody could use a key of it.")
         if status == _TEAM_DISABLED:
             raise GatewayError("not_allowed", "The team is disabled: only an operator creates keys for it.")
         await self._records.run("HSET", KEY_TEAMS, key_id, team.id)
@@ -310,22 +315,21 @@ class Accounts:
         Raises `version_mismatch`, and `not_allowed` if a revoked key would become active again, or if a team's lead
         would lift an operator's restriction.
         """
-        name = TeamKeys(team.id).key(key.id)
+        keys = TeamKeys(team.id)
         for _ in range(_ATTEMPTS):
-            now_ms = await self._now_ms(name, key, changes)
+            now_ms = await self._now_ms(keys.key(key.id), key, changes)
             if not by_operator:
                 refuse_lifting_overrides(key, changes, now_ms)
-            origins, derived = (
-                operator_fields(key, changes, by_operator=by_operator),
-                derived_fields(key, changes, now_ms),
-            )
+            origins = operator_fields(key, changes, by_operator=by_operator)
+            derived = derived_fields(key, changes, now_ms, () if by_operator else key.operator_values)
             depends_on_version = bool(derived.fields) or not (by_operator and key.origins_known)
             status = await self._records.configure(
-                name,
-                {**changes.fields(), **origins, **derived.fields},
+                keys,
+                key.id,
+                {**changes.fields(), **origins},
                 version,
+                derived,
                 based_on=key.version if depends_on_version else None,
-                until_ms=derived.until_ms,
             )
             key = await self.key(team, key.id)
             if status is Status.DONE:
@@ -339,29 +343,22 @@ class Accounts:
     # credits and enforced limits
 
     async def move_credits(
-        self, team: Team, kind: str, amount_nano_usd: int, *, note: str = "", idempotency_key: str | None = None
+        self,
+        team: Team,
+        kind: str,
+        amount_nano_usd: int,
+        *,
+        note: str = "",
+        idempotency_key: str | None = None,
+        expires_ms: int | None = None,
     ) -> Balance:
         """Grants (amount > 0) or adjusts (either sign) a team's credits, once per idempotency key.
 
-        Raises `idempotency_mismatch` for an idempotency key that belongs to another movement, and `invalid_field` if
-        the balance would exceed its upper bound.
+        Raises as `post_movement`.
         """
-        keys = TeamKeys(team.id)
-        movement = uuid.uuid4().hex
-        call = self._store.call(
-            CREDIT,
-            [keys.team, keys.state, keys.journal, keys.grant(idempotency_key or movement)],
-            [kind, str(amount_nano_usd), movement, note, str(MAX_NANO_USD), *self._credit_ttls()],
-        )
-        reply = (await gather([call]))[0]
-        if reply[0] == 0:
+        movement = Movement(kind, amount_nano_usd, note, idempotency_key, expires_ms)
+        if not await post_movement(self._store, team.id, movement, self._credit_ttls(), self._max_lots):
             raise GatewayError("team_not_found", f"There is no team {team.name!r}.")
-        if reply[0] == -1:
-            raise mismatch()
-        if reply[0] == -2:  # noqa: PLR2004 - a status code of the script
-            raise GatewayError(
-                "invalid_field", f"A team can hold {format_usd(MAX_NANO_USD)} USD at most.", param="amount_usd"
-            )
         return (await self.view(team)).balance
 
     async def view(self, team: Team, key_id: str | None = None) -> View:
@@ -376,7 +373,7 @@ class Accounts:
 
     async def views(self, subjects: Sequence[Subject]) -> list[View]:
         """Returns the views of many (team id, key id or None) pairs. A view may have a fault."""
-        return await read_views(self._store, subjects, self._burst)
+        return await read_views(self._store, subjects, self.burst)
 
     async def queue_lengths(self, teams: Sequence[Team]) -> list[int]:
         """Returns how many requests of each team wait in its queue."""

@@ -145,6 +145,7 @@ class Admins:
         if listed >= MAX_ADMIN_KEYS and len(await self.admins()) >= MAX_ADMIN_KEYS:
             raise GatewayError("not_allowed", f"There are {MAX_ADMIN_KEYS} admin keys. Delete one first.")
         name_of_key = keyspace.admin(admin_id)
+        self._store.note_clock(name_of_key, await self._now_ms(name_of_key))  # it may have jumped ahead
         run_by_ms = self._store.run_by_ms(name_of_key, _CREATED_WITHIN_S)
         await self._run("ZADD", keyspace.ADMINS, str(created_ms), admin_id)
         words = [word for pair in {**fields, "created_ms": str(created_ms)}.items() for word in pair]
@@ -218,8 +219,8 @@ class Admins:
     async def _fields(self, admin_id: str) -> dict[str, str]:
         return _pairs(await self._run("HGETALL", keyspace.admin(admin_id)))
 
-    async def _now_ms(self) -> int:
-        seconds, micros = (await gather([self._store.run("TIME", key=keyspace.ADMINS)]))[0]
+    async def _now_ms(self, key: str = keyspace.ADMINS) -> int:
+        seconds, micros = (await gather([self._store.run("TIME", key=key)]))[0]
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def _run(self, *command: str) -> Any:

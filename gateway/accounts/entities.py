@@ -161,14 +161,25 @@ class Changes:
         return out
 
 
+class Lot(NamedTuple):
+    """What is available of the credits that expire at one time, in nano-USD."""
+
+    expires_ms: int
+    available: int
+
+
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """A team's money in nano-USD. granted = available + held + spent."""
+    """A team's money in nano-USD. granted = available + held + spent; what has expired is in none of them.
+
+    `lots`: the part of what is available that expires, in the order of the expiry.
+    """
 
     granted: int
     available: int
     held: int
     spent: int
+    lots: tuple[Lot, ...] = ()
 
 
 class Rule(NamedTuple):
@@ -245,15 +256,17 @@ def restricts(name: str, value: str) -> bool:
 
 
 def read_view(reply: list[Any]) -> View:
-    """Parses the reply of view_v3."""
-    now_ms, money, team, key, team_rules, key_rules, lacks_calendar = reply
+    """Parses the reply of view_v4."""
+    now_ms, money, team, key, team_rules, key_rules, lacks_calendar, lots, expired = reply
+    sums = _pairs(money)
+    sums["granted"] -= expired
     return View(
         now_ms,
-        Balance(**_pairs(money)),
+        Balance(**sums, lots=tuple(map(Lot, lots[::2], lots[1::2]))),
         _pairs(team),
         _pairs(key),
-        _rules(team_rules),
-        _rules(key_rules),
+        read_rules(team_rules),
+        read_rules(key_rules),
         lacks_calendar=lacks_calendar == 1,
     )
 
@@ -263,7 +276,8 @@ def faulty_view(problem: object) -> View:
     return View(0, Balance(0, 0, 0, 0), {}, {}, fault=f"its counters cannot be read: {problem}")
 
 
-def _rules(rows: list[Any]) -> tuple[Rule, ...]:
+def read_rules(rows: list[Any]) -> tuple[Rule, ...]:
+    """Parses the rows of a script that shows limits (meter_rows.lua)."""
     return tuple(Rule(name.decode(), *numbers) for name, *numbers in rows)
 
 

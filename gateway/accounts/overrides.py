@@ -20,7 +20,7 @@ from gateway.protocol.timestamps import iso_time
 OVERRIDE_FIELD: Final = "t:"
 ENDED_RATE_LIFE_MS: Final = 86_400_000
 _NONE: Final = "none"
-_RATES: Final = frozenset({"rpm", "tpm"})
+RATES: Final = ("rpm", "tpm")
 
 
 class Override(NamedTuple):
@@ -54,6 +54,12 @@ def read_overrides(stored: Mapping[str, str]) -> dict[str, Override]:
                 None if value == _NONE else int(value), int(until_ms), who == "operator"
             )
     return found
+
+
+def is_rate(name: str) -> bool:
+    """Whether a limit's name is one of a rate, also of some models or of each end user."""
+    read = read_limit_name(name)
+    return read is not None and read.base in RATES
 
 
 def in_force(limits: Mapping[str, int], overrides: Mapping[str, Override], now_ms: int) -> dict[str, int]:
@@ -113,6 +119,5 @@ def first_end_ms(overrides: Mapping[str, Override], now_ms: int) -> int | None:
 
 def _is_still_needed(name: str, ended: Override, limits: Mapping[str, int | None], now_ms: int) -> bool:
     """Whether scripts may still meet the bucket of a rate whose override has ended."""
-    read = read_limit_name(name)
     has_bucket = name in PLAIN or limits.get(name) is not None
-    return read is not None and read.base in _RATES and has_bucket and now_ms < ended.until_ms + ENDED_RATE_LIFE_MS
+    return is_rate(name) and has_bucket and now_ms < ended.until_ms + ENDED_RATE_LIFE_MS

@@ -12,12 +12,13 @@ The store decides by its own clock whether an edge has passed.
 from __future__ import annotations
 
 import calendar
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from types import MappingProxyType
 from typing import Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import orjson
 
@@ -31,6 +32,10 @@ VALID_DAYS: Final = 31
 _MONTHS: Final = MappingProxyType({"month": 1, "quarter": 3})
 _DAYS: Final = MappingProxyType({"day": 1, "week": 7})
 _DAY_MS: Final = 86_400_000
+_MIN_SIMILARITY: Final = 0.8
+_MIN_SPELT: Final = 5
+"""From this length on a name may be misspelt: shorter ones are abbreviations, of which many resemble one another.
+Those with digits, such as UTC+2, are distances."""
 
 
 class UnknownZone(ValueError):
@@ -46,7 +51,22 @@ def zone_of(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError):
-        raise UnknownZone(f"{name!r} is not a time zone, such as Asia/Kolkata, Europe/Berlin or UTC") from None
+        meant = _zone_meant(name)
+        such_as = f"; is it {meant}?" if meant else ", such as Asia/Kolkata, Europe/Berlin or UTC"
+        raise UnknownZone(f"{name!r} is not a time zone{such_as}") from None
+
+
+def _zone_meant(name: str) -> str | None:
+    """Returns the zone that was probably meant: in other letter case, by its city alone, or misspelt."""
+    known = {zone.casefold(): zone for zone in sorted(available_timezones(), reverse=True)}
+    # The signs of zones such as Etc/GMT+2 are the opposite of what people mean by them.
+    cities = {zone.rpartition("/")[2]: full for zone, full in known.items() if not zone.startswith("etc/")}
+    asked = name.strip().replace(" ", "_").casefold()
+    found = known.get(asked) or cities.get(asked)
+    if found is not None or len(asked) < _MIN_SPELT or any(map(str.isdigit, asked)):
+        return found
+    near = (difflib.get_close_matches(asked, names, n=1, cutoff=_MIN_SIMILARITY) for names in (known, cities))
+    return next((known.get(one[0]) or cities[one[0]] for one in near if one), None)
 
 
 def anchor_of(text: str) -> date:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from gateway.accounts.entities import ENDED, Account, Team, read_team
+from gateway.accounts.rules import Derived
 from gateway.errors import GatewayError
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather, gather_pages
@@ -22,7 +23,7 @@ from gateway.store.script import Script
 from gateway.store.store import Store, StoreError
 from gateway.types import Page
 
-CONFIG: Final = Script.load("config_v3")
+CONFIG: Final = Script.load("config_v4")
 _MAX_PAGES: Final = 20  # how many pages of the list are searched for accounts that have not ended
 _Account = TypeVar("_Account", bound=Account)
 
@@ -62,9 +63,11 @@ class Records:
         return await gather_pages(self._store, calls, _read_hash, faults=True)
 
     async def now_ms(self, name: str) -> int:
-        """Returns the time by the clock of the server that has a hash."""
+        """Returns the time by the clock of the server that has a hash, by which later deadlines are computed."""
         seconds, micros = (await gather([self._store.run("TIME", key=name)]))[0]
-        return int(seconds) * 1000 + int(micros) // 1000
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        self._store.note_clock(name, now_ms)
+        return now_ms
 
     async def find_team(self, team_id: str) -> Team | None:
         """Returns a team by its id, or None."""
@@ -118,29 +121,32 @@ class Records:
 
     async def configure(
         self,
-        name: str,
+        keys: TeamKeys,
+        key_id: str,
         fields: Mapping[str, str],
         version: int | None,
+        derived: Derived,
         *,
         based_on: int | None = None,
         expected_name: str = "",
         run_by_ms: str = "",
-        until_ms: int | None = None,
     ) -> Status:
-        """Changes one hash, if it still has this version and this name. Returns DONE, OTHER_NAME or LATE.
+        """Changes the hash of a team, or of a key unless `key_id` is "". Returns DONE, OTHER_NAME or LATE.
 
-        `version`: the version that the client expects. `based_on`: the version from which the fields were computed;
-        they are valid for it only. If only `based_on` is given and the hash has another version, returns OTHER_VERSION.
-        `until_ms`: the time from which the fields are no longer valid. Raises `version_mismatch`, and `not_allowed` for
-        a deleted or revoked account.
+        `version`: the version that the client expects. `based_on`: the version from which `derived` was computed; it
+        is valid for that only. If only `based_on` is given and the hash has another version, returns OTHER_VERSION.
+        Raises `version_mismatch`, and `not_allowed` for a deleted or revoked account.
         """
         if based_on is not None and version not in (None, based_on):
             raise changed_meanwhile(based_on)
         expected = based_on if version is None else version
-        if until_ms is not None:
-            run_by_ms = str(min(until_ms - 1, int(run_by_ms or until_ms)))
+        if derived.until_ms is not None:
+            run_by_ms = str(min(derived.until_ms - 1, int(run_by_ms or derived.until_ms)))
+        expectations = ["" if expected is None else str(expected), expected_name, run_by_ms]
         number, now = await self.call(
-            CONFIG, [name], ["" if expected is None else str(expected), expected_name, run_by_ms, *flat(fields)]
+            CONFIG,
+            [keys.key(key_id) if key_id else keys.team, keys.state],
+            [*expectations, key_id, derived.cuts, *flat({**fields, **derived.fields})],
         )
         status = Status(number)
         if status is Status.OTHER_VERSION and version is not None:

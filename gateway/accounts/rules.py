@@ -5,12 +5,14 @@
 
 meters.lua describes the form. A rule has an id, which stays the same while the limit exists, so that a new value keeps
 the counted amount. A limit that is removed and set again gets a new id, so that requests that ran meanwhile do not
-return amounts that the new limit has not counted. A limit that only an override sets ends with the override.
+return amounts that the new limit has not counted. So does a rate that becomes lower: what was used at the old rate
+would drain at the new one for as many minutes as one fits into the other. A limit that only an override sets ends with
+the override.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +20,16 @@ import orjson
 
 from gateway.accounts.entities import Account, Changes, Team
 from gateway.accounts.limit_names import END_USER, PLAIN, LimitName, in_order, read_limit_name
-from gateway.accounts.overrides import ENDED_RATE_LIFE_MS, Override, changed_overrides, first_end_ms, override_fields
+from gateway.accounts.overrides import (
+    ENDED_RATE_LIFE_MS,
+    RATES,
+    Override,
+    changed_overrides,
+    first_end_ms,
+    in_force,
+    is_rate,
+    override_fields,
+)
 from gateway.protocol.model_spelling import folded
 
 RULES: Final = "rules"
@@ -36,30 +47,39 @@ _NO_OVERRIDES: Final[Mapping[str, Override]] = MappingProxyType({})
 
 
 class Derived(NamedTuple):
-    """Fields that follow from a change.
+    """What follows from a change.
 
-    By the store's clock they are valid until `until_ms`; with None, permanently.
+    By the store's clock the fields are valid until `until_ms`; with None, permanently. `cuts` names the plain rates
+    whose buckets are cut if the change lowers them, one per line (config_v4).
     """
 
     fields: dict[str, str]
     until_ms: int | None
+    cuts: str = ""
 
 
-def derived_fields(before: Account, changes: Changes, now_ms: int) -> Derived:
-    """Returns the fields that follow from a change, with those of overrides.
+def derived_fields(before: Account, changes: Changes, now_ms: int, fixed: Collection[str] = ()) -> Derived:
+    """Returns what follows from a change, with the fields of overrides.
 
-    `now_ms` is the store's time, or 0 if there are no overrides.
+    `now_ms` is the store's time, or 0 if there are no overrides. `fixed` names limits whose counts the change must not
+    reduce: an operator set them, and the change is a lead's, who could lower and raise them to get a fresh minute.
 
     Raises GatewayError `invalid_field` for an override whose end has passed.
     """
     limits = {**before.limits, **changes.limits}
     overrides = changed_overrides(before.overrides, changes.overrides, limits, now_ms)
-    fields = override_fields(before.overrides, overrides) | rule_fields(before, changes, overrides, now_ms)
-    return Derived(fields, first_end_ms(overrides, now_ms))
+    fields = override_fields(before.overrides, overrides) | rule_fields(before, changes, overrides, now_ms, fixed)
+    changed = {*changes.limits, *changes.overrides}
+    cuts = [name for name in RATES if name in changed and name not in fixed]
+    return Derived(fields, first_end_ms(overrides, now_ms), "\n".join(cuts))
 
 
 def rule_fields(
-    before: Account | None, changes: Changes, overrides: Mapping[str, Override] = _NO_OVERRIDES, now_ms: int = 0
+    before: Account | None,
+    changes: Changes,
+    overrides: Mapping[str, Override] = _NO_OVERRIDES,
+    now_ms: int = 0,
+    fixed: Collection[str] = (),
 ) -> dict[str, str]:
     """Returns the compiled fields to write with a change; "" removes a field. Returns {} if nothing needs compiling.
 
@@ -80,6 +100,9 @@ def rule_fields(
     timezone, anchor = _zone_and_anchor(before, changes)
     compiled: dict[str, Any] = {}
     known = _ids(compiled_before, before, now_ms)
+    if before is not None:
+        lowered = _lowered_rates(before, in_force(remaining, overrides, now_ms), now_ms)
+        known = {name: identifier for name, identifier in known.items() if name in fixed or name not in lowered}
     rules = _compile(remaining, overrides, known, before.version if before is not None else 0)
     compiled |= {field: some for field, some in rules.items() if some}
     if of_plain := {name: one for name, one in overrides.items() if name in PLAIN}:
@@ -131,6 +154,13 @@ def _value_and_end(override: Override) -> tuple[int, int]:
 
 def _period(name: LimitName) -> str | int:
     return name.rolling_hours * _SLOT_MS if name.rolling_hours else name.period
+
+
+def _lowered_rates(before: Account, after: Mapping[str, int], now_ms: int) -> frozenset[str]:
+    """Returns the rates that the limits `after` lower. 0, which refuses everything for a while, lowers none."""
+    values = in_force(before.limits, before.overrides, now_ms)
+    both = values.keys() & after.keys()
+    return frozenset(name for name in both if is_rate(name) and 0 < after[name] < values[name])
 
 
 def _ids(stored: str, before: Account | None, now_ms: int) -> dict[str, str]:

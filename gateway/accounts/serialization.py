@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -20,9 +20,13 @@ def time_json(ms: int) -> str | None:
     return iso_time(ms) if ms else None
 
 
-def balance_json(balance: Balance) -> dict[str, str]:
-    """Returns a balance in USD. granted = available + held + spent."""
-    return {f"{name}_usd": format_usd(getattr(balance, name)) for name in ("granted", "available", "held", "spent")}
+def balance_json(balance: Balance) -> dict[str, Any]:
+    """Returns a balance in USD. granted = available + held + spent. `expiring`: the available part that expires."""
+    sums = {f"{name}_usd": format_usd(getattr(balance, name)) for name in ("granted", "available", "held", "spent")}
+    lots = [
+        {"expires_at": iso_time(lot.expires_ms), "available_usd": format_usd(lot.available)} for lot in balance.lots
+    ]
+    return {**sums, "expiring": lots}
 
 
 def pause_json(pause: Pause | None) -> dict[str, str] | None:
@@ -56,6 +60,12 @@ def limits_json(view: View, scope: Literal["team", "key"], account: Account | No
         if name in overrides and account is not None:
             found[name]["override"] = _override_json(name, overrides[name], account.limits.get(name))
     return found
+
+
+def each_json(rules: Iterable[Rule]) -> dict[str, dict[str, Any]]:
+    """Returns the limits of each end user with what remains of them for one, in the form of `limits_json`."""
+    shown = {END_USER + rule.name: _rule_json(rule) for rule in rules}
+    return {name: shown[name] for name in in_order(shown)}
 
 
 def _amount(field: str, name: str, value: int | None) -> dict[str, Any]:

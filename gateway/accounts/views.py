@@ -18,7 +18,7 @@ from gateway.store.replies import gather, gather_pages
 from gateway.store.script import Script
 from gateway.store.store import Store, StoreError
 
-VIEW: Final = Script.load("view_v3")
+VIEW: Final = Script.load("view_v4")
 Subject = tuple[str, str | None]
 """(team id, key id), or (team id, None) for a team without a key."""
 

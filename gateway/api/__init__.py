@@ -4,15 +4,15 @@ responses        POST /v1/responses (declared here, served by proxy/handler.py)
 models           GET /v1/models, /v1/models/{id}
 anthropic_models the same in Anthropic's form
 root             GET /: what this is
-hello            HEAD and GET /api/hello, which Claude Code asks
-conversations    /v1/conversations, where the gateway keeps state
+hello            HEAD and GET /api/hello, which Claude Code calls
+conversations    /v1/conversations, if the gateway keeps state
 key              GET /v1/key
 health           GET /healthz, /readyz
 metrics          GET /metrics
 admin            /admin/v1
-middleware       what surrounds every route: ports, CORS, headers, counts
-nearby_paths     the path that a caller of another one meant
-unserved         404 and 405: what is not served, and what to use instead
+middleware       around every route: ports, CORS, headers, counts
+nearby_paths     finds the path that a caller of an unknown path probably meant
+unserved         404 and 405 for paths that are not served, and what to use instead
 error_handlers   every error in one format, including 404 and 405
 json_bodies      large JSON bodies of these routes, and answers
 dependencies     the services, and the caller of a route that is not on the hot path

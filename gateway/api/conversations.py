@@ -69,6 +69,7 @@ async def retrieve(conversation_id: str, caller: Known, kept: Kept) -> dict[str,
 async def update(request: Request, conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
     """Replaces the metadata of a conversation and changes nothing else."""
     async with json_object(request) as fields:
+        _require(fields, "metadata")
         return (await kept.update(caller.team.id, conversation_id, _metadata(fields))).resource()
 
 
@@ -86,6 +87,7 @@ async def add_items(request: Request, conversation_id: str, caller: Known, kept:
     OpenAI documents a limit of 20 items per call. The gateway takes more, because agents send a whole turn in one call.
     """
     async with json_object(request) as fields:
+        _require(fields, "items")
         items = await _items(request, caller, fields, conversation_id)
         added = await kept.add(caller.team.id, conversation_id, items)
         ends = {"first_id": added[0]["id"] if added else None, "last_id": added[-1]["id"] if added else None}
@@ -121,15 +123,22 @@ async def delete_item(conversation_id: str, item_id: str, caller: Known, kept: K
 async def _items(
     request: Request, caller: Caller, fields: dict[str, Any], conversation_id: str | None = None
 ) -> list[Item]:
-    """Returns the items to be added. Those that are only named are the items that they name."""
+    """Returns the items to be added. References are replaced by the items that they name."""
     given, turns = fields.get("items"), services_of(request).handler.turns
-    check_number(given if isinstance(given, list) else (), "items")
-    if isinstance(given, list) and not all(isinstance(item, dict) and kind_of(item) for item in given):
+    if given is not None and not isinstance(given, list):
+        raise GatewayError("invalid_item", "'items' must be an array of items.", param="items")
+    check_number(given or (), "items")
+    if not all(isinstance(item, dict) and kind_of(item) for item in given or ()):
         raise GatewayError("invalid_item", "An item is an object with a type, or a message with a role.", param="items")
     items = as_items(given)
     if turns is None:
         return items
     return await turns.references.resolved(caller.team.id, items, (), conversation_id, param="items")
+
+
+def _require(fields: dict[str, Any], name: str) -> None:
+    if name not in fields:
+        raise GatewayError("missing_field", f"The field {name!r} is required.", param=name)
 
 
 def _metadata(fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,63 +1,16 @@
-"""The services, and the caller of a route that is not on the hot path."""
+"""The services of the worker that serves a request, and the caller of a route that is not on the hot path."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import cast
 
 from fastapi import Request
 
-from gateway.accounts.accounts import Accounts, Key, Team, View
+from gateway.accounts.accounts import Key, Team, View
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key, key_of_request
-
-if TYPE_CHECKING:
-    from gateway.accounts.admin_keys import Admins
-    from gateway.accounts.rotation import Rotation
-    from gateway.accounts.sessions import Sessions
-    from gateway.accounts.sign_in import SingleSignOn
-    from gateway.concurrency.caller_turns import CallerTurns
-    from gateway.concurrency.periodic import Periodic
-    from gateway.config.settings import Settings
-    from gateway.ledger.ledger import Ledger
-    from gateway.notices.notices import Notices
-    from gateway.proxy.handler import RequestHandler
-    from gateway.reporting.audit_log import AuditLog
-    from gateway.reporting.live_requests import LiveRequests
-    from gateway.reporting.request_reporter import RequestReporter
-    from gateway.store.store import Store
-    from gateway.upstream.model_list import ModelList
-    from gateway.worker.cluster_state import ClusterState
-    from gateway.worker.control_loop import ControlLoop
-    from gateway.worker.metrics_collector import MetricsCollector
-    from gateway.worker.store_inspection import StoreInspection
-
-
-class Services(Protocol):
-    """The services that routes use. `app.Services` has them."""
-
-    settings: Settings
-    store: Store
-    ledger: Ledger
-    accounts: Accounts
-    rotation: Rotation
-    admins: Admins
-    admin_turns: CallerTurns
-    sessions: Sessions
-    sign_on: SingleSignOn | None
-    audit_log: AuditLog
-    handler: RequestHandler
-    model_list: ModelList
-    cluster_state: ClusterState
-    live_requests: LiveRequests
-    reporter: RequestReporter
-    control_loop: ControlLoop
-    metrics_collector: MetricsCollector
-    store_inspection: StoreInspection
-    notices: Notices
-    periodics: tuple[Periodic, ...]
-    ready: bool
-    leaving: bool
+from gateway.worker.services import Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +50,7 @@ async def caller_of(request: Request) -> Caller:
 def _alive(presented: ApiKey, team: Team, key: Key, now_ms: int) -> bool:
     """Whether the key is valid.
 
-    The rule is the same as in admit_v7, which decides alone for requests that cost money.
+    The rule is the same as in admit_v8, which decides alone for requests that cost money.
     """
     accounts_alive = all(
         account.status == "active" and (not account.expires_ms or now_ms < account.expires_ms)

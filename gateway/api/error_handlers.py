@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.api.middleware import ERROR_CODE, REQUEST_ID
 from gateway.api.unserved import refusal_of, wrong_method
-from gateway.config.messages import said
+from gateway.config.messages import message_of
 from gateway.errors import GatewayError
 from gateway.protocol.error_forms import error_body
 from gateway.types import Scope
@@ -64,7 +64,9 @@ def _invalid_field(error: RequestValidationError) -> GatewayError:
         return GatewayError("invalid_json", "The body is not valid JSON.")
     place = ".".join(str(part) for part in first["loc"][1:])
     code = "missing_field" if first["type"] == "missing" else "invalid_field"
-    return GatewayError(code, f"{place or 'The body'}: {said(first).rstrip('.')}.", param=place)
+    message = message_of(first).rstrip(".")
+    end = "" if message.endswith("?") else "."
+    return GatewayError(code, f"{place or 'The body'}: {message}{end}", param=place)
 
 
 def _from_http(request: Request, error: HTTPException) -> GatewayError:

@@ -4,10 +4,10 @@
 -------------|---------------------------------------------------------------------------------|
  store       | it answers and its ACL permits what a request needs, or else                    |
              | `store.on_failure = "open"` (`degraded`: it is unavailable)                     |
- enforcement | since the start, it was seen to refuse the second request under a limit of one  |
+ enforcement | since the start, the store has refused a second request under a limit of one    |
  upstream    | some route has an enabled upstream whose breaker is not open                    |
- accepting   | nobody has told the gateway to stop                                             |
- background  | all background work completes its rounds; `dead_work` names what does not       |
+ accepting   | the gateway was not told to stop                                                |
+ background  | all background work completes its rounds; `dead_work` names work that does not  |
 
 `store_dangers` names what may make the store lose data (`store/durability.py`); it makes no worker unready.
 `store_forbids` names the commands that scripts need and that the store's ACL forbids.

@@ -1,6 +1,6 @@
-"""HEAD and GET /api/hello: Claude Code asks at its start whether the host that it is told to use can be reached.
+"""HEAD and GET /api/hello, with which Claude Code checks at its start that its host can be reached.
 
-It asks without a key, so the answer says nothing about this gateway.
+It sends no key, so the answer says nothing about this gateway.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""JSON of a route that FastAPI serves and whose bodies may be large: read and written as those of model requests are.
+"""Large JSON bodies of routes that FastAPI serves, which are read and written like those of model requests.
 
     async with json_object(request) as fields:     counted against `server.max_bodies_bytes` until the block ends
     await json_answer(request, value)              an answer that may be as large
 
-What is long is understood, and written, by a thread: others are served meanwhile.
+Long bodies are parsed and written in a thread, so that other requests are served meanwhile.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ async def json_object(request: Request) -> AsyncIterator[dict[str, Any]]:
     limits, memory = snapshot.limits, snapshot.body_memory
     client = AsgiClient(request.scope, request.receive, _send_nothing)
     length = client.body_length(limits.max_body_bytes)
-    most_bytes = limits.max_body_bytes if length is None else length
-    held_bytes = most_bytes if most_bytes > LONG_BYTES else 0
+    max_bytes = limits.max_body_bytes if length is None else length
+    held_bytes = max_bytes if max_bytes > LONG_BYTES else 0
     if held_bytes:
         memory.take(held_bytes)
     try:
@@ -45,22 +45,22 @@ async def json_object(request: Request) -> AsyncIterator[dict[str, Any]]:
         if held_bytes:
             memory.give_back(held_bytes - len(body))
             held_bytes = len(body)
-        work = partial(_understood, body, limits.body_bounds)
+        work = partial(_parsed, body, limits.body_bounds)
         yield await LargeWork(snapshot.off_loop).run(work, is_long=len(body) > LONG_BYTES)
     except ClientDisconnected:
-        raise GatewayError("invalid_http", "The body ended too early.") from None  # nobody reads it
+        raise GatewayError("invalid_http", "The body ended too early.") from None  # the client has left
     finally:
         memory.give_back(held_bytes)
 
 
 async def json_answer(request: Request, value: Any) -> Response:
-    """A value as an answer."""
+    """Returns a value as an answer."""
     work = LargeWork(services_of(request).handler.snapshot.off_loop)
     body = await work.run(partial(dump_whole, value), is_long=is_long(value))
     return Response(body, media_type="application/json")
 
 
-def _understood(body: Body, bounds: BodyBounds) -> dict[str, Any]:
+def _parsed(body: Body, bounds: BodyBounds) -> dict[str, Any]:
     if len(body) > LONG_BYTES:
         check_bounds(without(body, cut_places(body, find_attachments(body))), bounds)
     fields = parse_object_whole(bytes(body)) if body else {}

@@ -1,8 +1,8 @@
-"""What surrounds every route: ports, CORS, headers, counts.
+"""Applies to every route: ports, CORS, headers, counts.
 
  request                                            | answer                                            |
 ----------------------------------------------------|---------------------------------------------------|
- for /admin, /dashboard or /metrics on another port | 404, as if it were not there                      |
+ for /admin, /dashboard or /metrics on another port | 404, as if the path did not exist                 |
  than a configured `admin.port`                     |                                                   |
  for /v1 on `admin.port`                            | 404                                               |
  preflight from an origin in `server.cors_origins`  | 204, with what is permitted                       |
@@ -98,7 +98,7 @@ class RouteMiddleware:
         scope[REQUEST_ID] = new_request_id()
         send = self._with_standard_headers(scope, send)
         refusal = self._refused_port(scope)
-        if has_control(scope["path"]):  # the gateway's own connections do not let one pass; other servers may
+        if has_control(scope["path"]):  # the gateway's own connections refuse it before; other servers may not
             refusal = GatewayError("invalid_http", "A path has no control characters.")
         if refusal is None and _is_preflight(scope):
             refusal = self._refused_origin(scope)

@@ -1,9 +1,9 @@
 """GET /v1/models and /v1/models/{id}: the models that the caller's key may use.
 
-A model is listed if a route leads to it, it has a price, both team and key permit it, and they permit an operation that
-an upstream of its route offers. Exact routes and aliases are
-listed by name. For "provider/*" and "*" the upstreams' own lists are used; each name carries the prefix that the route
-strips, because callers use it with the prefix. Callers that read Anthropic's API get its form (`anthropic_models`).
+A model is listed if a route leads to it, it has a price, team and key permit it, and they permit an operation that an
+upstream of its route offers. Exact routes and aliases are listed by name. For "provider/*" and "*" the upstreams' own
+lists are used; each name has the prefix that the route strips, because callers use it with the prefix. Callers of
+Anthropic's API get its format (`anthropic_models`).
 
  the upstreams' lists            | /v1/models             | a model that they do not contain                        |
 ---------------------------------|------------------------|---------------------------------------------------------|
@@ -22,7 +22,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 
 from gateway.api.anthropic_models import model_info, models_page
-from gateway.api.dependencies import Caller, Services, caller_of, services_of
+from gateway.api.dependencies import Caller, caller_of, services_of
 from gateway.errors import GatewayError
 from gateway.protocol.error_forms import is_anthropic_client
 from gateway.protocol.model_spelling import folded
@@ -30,10 +30,11 @@ from gateway.protocol.operations import OPERATIONS, permits
 from gateway.routing.router import Router
 from gateway.upstream.model_list import RETRY_S, Listing
 from gateway.upstream.upstream import Upstream
+from gateway.worker.services import Services
 
 router = APIRouter()
 _UNKNOWN: Final = MappingProxyType({"object": "model", "created": 0, "owned_by": "gateway"})
-"""What OpenAI's clients expect of a model, where its upstream says nothing of it."""
+"""The fields that OpenAI's clients expect of a model, if its upstream does not state them."""
 
 
 @router.get("/v1/models")

@@ -1,4 +1,4 @@
-"""The path that a caller meant who asked for one that does not exist. Pure."""
+"""Finds the path that a caller of an unknown path probably meant. Pure."""
 
 from __future__ import annotations
 

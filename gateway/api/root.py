@@ -1,4 +1,4 @@
-"""GET /: a browser on a port with the dashboard is led there; everybody else is told what this is."""
+"""GET /: redirects a browser to the dashboard, if this port has it; otherwise says what this is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ router = APIRouter()
 
 @router.get("/")
 async def root(request: Request) -> Response:
-    """Says what answers here. Nothing of it depends on a key."""
+    """Says what this service is. No key is needed."""
     admin = services_of(request).settings.admin
     has_dashboard = admin.key is not None and has_operators(admin.port, request.scope)
     if has_dashboard and "text/html" in request.headers.get("accept", ""):

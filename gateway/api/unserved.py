@@ -1,10 +1,10 @@
 """The refusal of a request for which there is no route. Pure.
 
-| the path                                              | answer                                                     |
-|-------------------------------------------------------|------------------------------------------------------------|
-| an operation's, asked by another method               | 405, which names its methods                               |
-| of a provider's API, but not of this gateway's        | 405, which says what is served, and what to use instead    |
-| any other                                             | 404, which names the path that was probably meant          |
+| the path                                       | answer                                                  |
+|------------------------------------------------|---------------------------------------------------------|
+| an operation's, asked by another method        | 405, which names its methods                            |
+| of a provider's API, but not of this gateway's | 405, which says what is served, and what to use instead |
+| any other                                      | 404, which names the path that was probably meant       |
 
 A 404 would mislead for the second kind: Claude Code, LangChain and others show every 404 as an unknown model, and they
 retry a 501.
@@ -68,7 +68,7 @@ INSTEAD: Final[Mapping[str, str]] = MappingProxyType(
         "videos": f"{_AT_THE_PROVIDER}.",
     }
 )
-"""The first part of a path of OpenAI's or Anthropic's API -> what to use instead of what is not served below it."""
+"""The first part of a path of OpenAI's or Anthropic's API -> what to use instead of it."""
 
 
 def refusal_of(method: str, path: str) -> GatewayError:
@@ -93,7 +93,7 @@ def wrong_method(method: str, path: str, methods: tuple[str, ...]) -> GatewayErr
 
 
 def not_served(method: str, path: str, instead: str) -> GatewayError:
-    """Returns the refusal of what is a provider's, but not served here. `Allow` is empty (RFC 9110, 10.2.1)."""
+    """Returns the refusal of a provider's path that is not served here. `Allow` is empty (RFC 9110, 10.2.1)."""
     allowed: Header = (b"allow", b"")
     served = ", ".join(sorted({operation.route for operation in OPERATIONS if not operation.by_id}))
     message = f"{method} {path} is not served by this gateway. {instead} It serves {served}, and GET /v1/models."

@@ -30,7 +30,7 @@ PLAIN_KINDS: Final = ("input", "cached_input", "output", "reasoning")
 
 
 class Bill(NamedTuple):
-    """The charge for one request. `less_nano_usd` is the amount that had been charged for it before.
+    """The charge for one request. `charged_before_nano_usd` is the amount that had been charged for it before.
 
     `price` names the version of the price row: its fingerprint and, for a later version, the day it is in force from.
     """
@@ -40,13 +40,13 @@ class Bill(NamedTuple):
     unpriced: tuple[str, ...] = ()
     contradictions: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
-    less_nano_usd: int = 0
+    charged_before_nano_usd: int = 0
 
     @property
     def nano_usd(self) -> int:
         """The exact sum of the lines, rounded up once, minus what had been charged before."""
         total = ceil(sum((line.amount_nano_usd for line in self.lines), Fraction(0)))
-        return min(MAX_NANO_USD, total) - self.less_nano_usd
+        return min(MAX_NANO_USD, total) - self.charged_before_nano_usd
 
 
 class Charge(NamedTuple):
@@ -81,12 +81,12 @@ def write_bill(cost: Cost, usage: Usage, answered: str = "") -> str:
     return _write(Bill(cost.version, cost.lines, cost.unpriced, contradictions, tuple(said.items())))
 
 
-def with_less(text: str, usage: Usage, cost_nano_usd: int, less_nano_usd: int) -> str:
+def with_charged_before(text: str, usage: Usage, cost_nano_usd: int, charged_before_nano_usd: int) -> str:
     """Returns the text of a bill of which a part had been charged before; "" where its sum is not what was charged."""
     bill = read_bill(text, usage)
     if bill is None or bill.nano_usd != cost_nano_usd:
         return ""
-    return _write(bill._replace(less_nano_usd=less_nano_usd))
+    return _write(bill._replace(charged_before_nano_usd=charged_before_nano_usd))
 
 
 def bill_json(bill: Bill) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def bill_json(bill: Bill) -> dict[str, Any]:
         "facts": dict(bill.facts),
         "unpriced": bill.unpriced,
         "contradictions": bill.contradictions,
-        "less_usd": format_usd(bill.less_nano_usd),
+        "less_usd": format_usd(bill.charged_before_nano_usd),
     }
 
 
@@ -116,7 +116,7 @@ def _write(bill: Bill) -> str:
         "unpriced": bill.unpriced,
         "contradictions": bill.contradictions,
         "facts": dict(bill.facts),
-        "less": bill.less_nano_usd,
+        "less": bill.charged_before_nano_usd,
     }
     return orjson.dumps(fields | {name: value for name, value in more.items() if value}).decode()
 

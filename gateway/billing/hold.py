@@ -1,7 +1,7 @@
 """The most that a request can cost. A hold must cover it, whatever the provider does within its own bounds.
 
     worst_case(...)                  every token at the most expensive rate that can apply, every permitted tool call
-    dearest_of(...)                  of several cases, any of which may come true
+    worst_of(...)                    of several cases, any of which may come true
     affordable_output_tokens(...)    how many output tokens a balance still pays for
 
 All of these "can apply": every kind of token, every tier that the request may get, every `when` table, the hours and
@@ -28,7 +28,7 @@ from gateway.protocol.usage_reader import BASE_TIERS
 
 _NO_ROWS: Final = PriceTable({})
 _TEXT_KINDS: Final = tuple(kind for kind in INPUT_KINDS if not kind.endswith(("audio", "image", "video")))
-_MOST_COMBINATIONS: Final = 4096
+_MAX_COMBINATIONS: Final = 4096
 _PROJECT_TIERS: Final = frozenset({"", "auto"})
 """With these values, a request gets the tier that the provider's project is set to, which may be any."""
 
@@ -56,7 +56,7 @@ class Work(NamedTuple):
     units: Mapping[str, Decimal] = EMPTY
 
 
-class Dearest(NamedTuple):
+class HighestRates(NamedTuple):
     """The most expensive rate of each side over combinations of tables. `rate / divisor` is nano-USD per token.
 
     `per_call` has the most expensive stated fee by tool. `always` has the tools for which every combination states a
@@ -96,13 +96,13 @@ def worst_case(price: Price, work: Work, start_ms: int, until_ms: int, table: Pr
     """Returns the most that the work can cost if it ends between two times (milliseconds since 1970)."""
     if not price.versions:
         return _of_version(price, work, start_ms, until_ms, table)
-    return dearest_of(
+    return worst_of(
         [_of_version(row, work, start_ms, until_ms, table) for row in price.between(start_ms, until_ms)],
         work.output_tokens,
     )
 
 
-def dearest_of(cases: Sequence[WorstCase], output_tokens: int) -> WorstCase:
+def worst_of(cases: Sequence[WorstCase], output_tokens: int) -> WorstCase:
     """Returns the worst case of work of which any of several cases may come true."""
     if len(cases) == 1:
         return cases[0]
@@ -132,20 +132,24 @@ def affordable_output_tokens(worst: WorstCase, available_nano_usd: int, more_inp
 
 
 def _of_version(row: Price, work: Work, start_ms: int, until_ms: int, table: PriceTable) -> WorstCase:
-    rates = _dearest(row, work, start_ms, until_ms)
-    fixed = rates.per_request - (-work.input_tokens * rates.input // rates.divisor)
+    rates = _highest_for(row, work, start_ms, until_ms)
+    prompt = -(-work.input_tokens * rates.input // rates.divisor)
+    if work.units and row.base.rates:
+        # Units without a price in the row are charged in place of tokens, if an answer reports no tokens.
+        prompt = max(prompt, sum(_unit(row, unit, work, table) for unit in work.units if unit not in row.per_unit))
+    fixed = rates.per_request + prompt
     if work.calls and work.tools:
         fixed += work.calls * max(_call(row, rates, tool, work.tool_tokens, table) for tool in work.tools)
     if work.images and row.per_image:
         fixed += work.images * _image(row, work)
     if work.units:
-        fixed += sum(_unit(row, unit, number, table) for unit, number in work.units.items())
+        fixed += sum(_unit(row, unit, work, table) for unit in work.units if unit in row.per_unit or not row.base.rates)
     fixed = min(MAX_NANO_USD, fixed)
     amount = min(MAX_NANO_USD, fixed - (-work.output_tokens * rates.output // rates.divisor))
     return WorstCase(amount, fixed, rates.input, rates.output, rates.divisor)
 
 
-def _call(row: Price, rates: Dearest, tool: str, tool_tokens: int, table: PriceTable) -> int:
+def _call(row: Price, rates: HighestRates, tool: str, tool_tokens: int, table: PriceTable) -> int:
     """Returns the most that a call of a hosted tool can cost: its highest fee, its tokens at the highest rate."""
     fee = max(rates.per_call.get(name, 0) for name in (tool, OTHER_NAMES.get(tool, tool)))
     own = row.tools.get(tool)
@@ -157,13 +161,13 @@ def _call(row: Price, rates: Dearest, tool: str, tool_tokens: int, table: PriceT
     if found.model:
         other = table.named(found.model) or row
         versions = (other, *(later for _, later in other.versions))
-        dearest = max(_dearest_of(one.rates_for(Conditions())) for one in versions)
+        highest = max(_highest_rate(one.rates_for(Conditions())) for one in versions)
     else:
-        dearest = _dearest_of(in_force(found.layer, ()))
-    return fee + ceil(tool_tokens * dearest)
+        highest = _highest_rate(in_force(found.layer, ()))
+    return fee + ceil(tool_tokens * highest)
 
 
-def _dearest_of(rates: InForce) -> Fraction:
+def _highest_rate(rates: InForce) -> Fraction:
     return Fraction(max(rates.rates.values()), rates.divisor)
 
 
@@ -173,24 +177,22 @@ def _image(row: Price, work: Work) -> int:
     return row.per_image[exact] if exact else max(row.per_image.values())
 
 
-def _unit(row: Price, unit: str, number: Decimal, table: PriceTable) -> int:
-    rate = row.per_unit.get(unit)
-    if rate is None:
-        rate = table.units.get(unit, Fraction(0)) if not row.base.rates else Fraction(0)
+def _unit(row: Price, unit: str, work: Work, table: PriceTable) -> int:
+    rate, number = row.per_unit.get(unit, table.units.get(unit, Fraction(0))), work.units[unit]
     if unit == "second":
         number = max(number, Decimal(row.minimum_seconds))
     return ceil(Fraction(number) * rate)
 
 
-def _dearest(row: Price, work: Work, start_ms: int, until_ms: int) -> Dearest:
+def _highest_for(row: Price, work: Work, start_ms: int, until_ms: int) -> HighestRates:
     hours = _hours_between(row, start_ms, until_ms) if row.hours else ()
     reach = sum(tokens < work.input_tokens for tokens in row.thresholds)
     tiers = _tiers(row, work.tier) if row.tiers else ("",)
     key = (reach, hours, tiers, work.media)
-    known = row.dearest.get(key)
+    known = row.highest_rates.get(key)
     if known is None:
         known = _compute(row, work, hours, tiers)
-        row.remember_dearest(key, known)
+        row.remember_highest(key, known)
     return known
 
 
@@ -219,21 +221,26 @@ def _hours_between(row: Price, start_ms: int, until_ms: int) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _compute(row: Price, work: Work, hours: tuple[int, ...], tiers: tuple[str, ...]) -> Dearest:
+def _compute(row: Price, work: Work, hours: tuple[int, ...], tiers: tuple[str, ...]) -> HighestRates:
     kinds = INPUT_KINDS if work.media else _TEXT_KINDS
-    most_input = most_output = Fraction(0)
+    highest_input = highest_output = Fraction(0)
     per_request, per_call = 0, dict[str, int]()
     always: frozenset[str] | None = None
     for rates in _possible(row, work.input_tokens, hours, tiers):
-        most_input = max(most_input, Fraction(max(rates.rates[kind] for kind in kinds), rates.divisor))
-        most_output = max(most_output, Fraction(max(rates.rates[kind] for kind in OUTPUT_KINDS), rates.divisor))
+        highest_input = max(highest_input, Fraction(max(rates.rates[kind] for kind in kinds), rates.divisor))
+        highest_output = max(highest_output, Fraction(max(rates.rates[kind] for kind in OUTPUT_KINDS), rates.divisor))
         per_request = max(per_request, rates.per_request)
         for tool, fee in rates.per_call.items():
             per_call[tool] = max(fee, per_call.get(tool, 0))
         always = frozenset(rates.per_call) if always is None else always & rates.per_call.keys()
-    divisor = lcm(most_input.denominator, most_output.denominator)
-    return Dearest(
-        int(most_input * divisor), int(most_output * divisor), divisor, per_request, per_call, always or frozenset()
+    divisor = lcm(highest_input.denominator, highest_output.denominator)
+    return HighestRates(
+        int(highest_input * divisor),
+        int(highest_output * divisor),
+        divisor,
+        per_request,
+        per_call,
+        always or frozenset(),
     )
 
 
@@ -245,7 +252,7 @@ def _possible(row: Price, input_tokens: int, hours: Iterable[int], tiers: Iterab
     number = len(combinations) * (1 + len(row.hours))
     for values in facts:
         number *= len(values)
-    if number > _MOST_COMBINATIONS:
+    if number > _MAX_COMBINATIONS:
         yield from (highest_rates(row), row.rates_for(Conditions()))
         return
     for (tier, step), hour, when in product(combinations, (-1, *hours), product(*facts)):
@@ -266,10 +273,10 @@ def highest_rates(row: Price) -> InForce:
             fees[tool] = max(fee, fees.get(tool, 0))
         factor *= max(Fraction(1), layer.factor) if layer is not row.base else 1
     per_request = max(layer.per_request or 0 for layer in layers)
-    dearest = max(rates.values(), default=0)
+    highest = max(rates.values(), default=0)
     stated: dict[str, int] = {}
     for kind, parent in KINDS.items():
         # A kind that the row itself does not state has the rate of its parent where no table states it.
-        instead = 0 if kind in row.base.rates else dearest if parent is None else stated[parent]
+        instead = 0 if kind in row.base.rates else highest if parent is None else stated[parent]
         stated[kind] = max(rates.get(kind, 0), instead)
     return in_force(row.base._replace(rates=stated, factor=factor, per_request=per_request, per_call=fees), ())

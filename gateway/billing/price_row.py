@@ -24,7 +24,7 @@ _EPOCH_WEEKDAY: Final = 3  # 1970-01-01 was a Thursday, counted from Monday
 _ONE_TIER: Final = frozenset({"fast", "priority"})
 CHEAP_TIERS: Final = frozenset({"flex", "batch"})
 """Tiers that cost the base rates if a row does not price them. Any other tier costs the most that it could cost."""
-_MOST_KNOWN: Final = 256
+_MAX_REMEMBERED: Final = 256
 
 Steps = tuple[tuple[int, Layer], ...]
 """(tokens, layer), ascending: the layer applies to prompts of more tokens than that."""
@@ -87,7 +87,7 @@ class Price:
     `plain` has the rates without any table. Up to `plain_up_to` prompt tokens they change only by a fact of the answer;
     -1 means that they may depend on the time, or that a request has a fee. `plain_bill` is how the journal records such
     a cost. `conditions` are the names of `when` tables beyond the usual ones. `thresholds` are those of all steps,
-    ascending. Mutable: `_known` and `dearest`, bounded caches of computed rates.
+    ascending. Mutable: `_known` and `highest_rates`, bounded caches of computed rates.
     """
 
     base: Layer
@@ -111,7 +111,7 @@ class Price:
     plain_bill: str = field(init=False, repr=False, compare=False)
     conditions: tuple[str, ...] = field(init=False, repr=False, compare=False)
     thresholds: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    dearest: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    highest_rates: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _known: dict[Conditions, InForce] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -149,7 +149,7 @@ class Price:
         known = self._known.get(conditions)
         if known is None:
             known = in_force(self.base, tuple(self._layers(conditions)))
-            if len(self._known) < _MOST_KNOWN:
+            if len(self._known) < _MAX_REMEMBERED:
                 self._known[conditions] = known
         return known
 
@@ -185,10 +185,10 @@ class Price:
             return next((other for other in _ONE_TIER if other in self.tiers), None)
         return None
 
-    def remember_dearest(self, key: Any, value: Any) -> None:
+    def remember_highest(self, key: Any, value: Any) -> None:
         """Caches what the worst case of such requests was computed from."""
-        if len(self.dearest) < _MOST_KNOWN:
-            self.dearest[key] = value
+        if len(self.highest_rates) < _MAX_REMEMBERED:
+            self.highest_rates[key] = value
 
     def layers(self) -> Iterator[Layer]:
         """Yields every table of the row that states rates or fees, starting with the row itself."""

@@ -43,7 +43,7 @@ class PriceTable:
                 for unit, rate in version.per_unit.items():
                     units[unit] = max(rate, units.get(unit, Fraction(0)))
                 for name, tool_price in version.tools.items():
-                    tools[name] = _dearer_tool(tools.get(name), tool_price)
+                    tools[name] = _more_expensive_tool(tools.get(name), tool_price)
         object.__setattr__(self, "fees", fees)
         object.__setattr__(self, "units", units)
         object.__setattr__(self, "tools", tools)
@@ -76,7 +76,7 @@ class PriceTable:
         return same[0] if len(same) == 1 else None
 
 
-def _dearer_tool(known: Tool | None, other: Tool) -> Tool:
+def _more_expensive_tool(known: Tool | None, other: Tool) -> Tool:
     """Returns a tool with the higher of every two rates.
 
     A tool that names a model is kept, because that row has its rates.

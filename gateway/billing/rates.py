@@ -84,10 +84,10 @@ def in_force(base: Layer, layers: Sequence[Layer]) -> InForce:
             exact = {kind: rate if kind in layer.rates else rate * layer.factor for kind, rate in exact.items()}
     # A row that states no rate for one side charges its tokens at the highest rate that it states, so that they are not
     # free.
-    dearest = max(exact.values(), default=Fraction(0))
+    highest = max(exact.values(), default=Fraction(0))
     for kind, parent in KINDS.items():
         if kind not in exact:
-            exact[kind] = dearest if parent is None else exact[parent]
+            exact[kind] = highest if parent is None else exact[parent]
     exact = {kind: rate * base.factor for kind, rate in exact.items()}
     divisor = lcm(*(rate.denominator for rate in exact.values()))
     rates = {kind: int(rate * divisor) for kind, rate in exact.items()}

@@ -1,4 +1,4 @@
-"""The journal held against a provider's export: what is missing on either side, what differs, and by how much. Pure.
+"""Compares the journal with a provider's export: what is missing on either side, what differs, and by how much. Pure.
 
     books = Reconciliation()
     books.add_journal(row)       every charge of the journal first

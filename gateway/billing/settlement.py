@@ -225,9 +225,9 @@ def input_estimate(hold: Hold) -> Usage:
     return Usage(hold.input_tokens, 0, 0, 0, hold.input_tokens, None)
 
 
-MOST_TIMES_THE_HOLD: Final = 100
-MOST_BEYOND_NANO_USD: Final = 10 * NANO
-MOST_TOKENS: Final = 10_000_000
+MAX_MULTIPLE_OF_HOLD: Final = 100
+MAX_EXCESS_NANO_USD: Final = 10 * NANO
+MAX_USAGE_TOKENS: Final = 10_000_000
 
 
 def believable_nano_usd(hold: Hold) -> int:
@@ -236,15 +236,15 @@ def believable_nano_usd(hold: Hold) -> int:
     The hold is the worst case of the request. An upstream may bill more than that (for a hosted tool, or for unbounded
     output), but not a hundred times as much, and not over 10 USD more if the hold is small.
     """
-    return max(hold.amount_nano_usd * MOST_TIMES_THE_HOLD, hold.amount_nano_usd + MOST_BEYOND_NANO_USD)
+    return max(hold.amount_nano_usd * MAX_MULTIPLE_OF_HOLD, hold.amount_nano_usd + MAX_EXCESS_NANO_USD)
 
 
 def _by_usage(usage: Usage, hold: Hold, terms: Terms, outcome: Outcome) -> Settlement:
     settlement = _as_told(usage, hold, terms, outcome)
-    most_nano_usd = believable_nano_usd(hold)
-    if settlement.cost_nano_usd > most_nano_usd:
+    max_nano_usd = believable_nano_usd(hold)
+    if settlement.cost_nano_usd > max_nano_usd:
         settlement = settlement._replace(
-            cost_nano_usd=most_nano_usd, settled_by="suspicious", usage=_bounded(usage, hold), bill="", unpriced=()
+            cost_nano_usd=max_nano_usd, settled_by="suspicious", usage=_bounded(usage, hold), bill="", unpriced=()
         )
     over_nano_usd = overrun_nano_usd(settlement.cost_nano_usd, hold.amount_nano_usd)
     if not over_nano_usd:
@@ -258,10 +258,10 @@ def overrun_nano_usd(cost_nano_usd: int, held_nano_usd: int) -> int:
 
 
 def _bounded(usage: Usage, hold: Hold) -> Usage:
-    most_input, most_output = (
-        max(MOST_TIMES_THE_HOLD * tokens, MOST_TOKENS) for tokens in (hold.input_tokens, hold.output_tokens)
+    max_input, max_output = (
+        max(MAX_MULTIPLE_OF_HOLD * tokens, MAX_USAGE_TOKENS) for tokens in (hold.input_tokens, hold.output_tokens)
     )
-    input_tokens, output_tokens = min(usage.input_tokens, most_input), min(usage.output_tokens, most_output)
+    input_tokens, output_tokens = min(usage.input_tokens, max_input), min(usage.output_tokens, max_output)
     return usage._replace(
         input_tokens=input_tokens,
         cached_input_tokens=min(usage.cached_input_tokens, input_tokens),

@@ -2,20 +2,21 @@
 
     commands         the flags of init, serve, demo, simulate and check
     init             writes a configuration to begin with
-    serve, demo      run the gateway; greeting is what the demo prints, simulated runs a provider beside it
-    check            checks a configuration; store_check asks its store
+    serve, demo      run the gateway; greeting is the text of the demo, simulated runs a provider beside it
+    check            checks a configuration; store_check checks its store
     try_prompt       sends one request through the gateway: GATEWAY_API_KEY
-    doctor           examines a staging gateway; doctor_patient is the team and the requests by which it does
+    doctor           examines a staging gateway with a team and requests of its own (staging_gateway)
     calls            HTTP calls by the standard library
     client           the client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile (profiles)
     sign_in          signs in at an identity provider
     teams, team_changes, team_credits, kept_state, keys, key_changes, key_search, limits, usage, ledger,
     archive, reconcile, recent_requests, top, upstreams, notices, config, admin_keys
                      commands that use the admin API
-    prices           how a cost comes about (price_explain); price_import: rows from the data of a package
-                     (price_catalogue), as TOML (price_toml), and where a file differs (price_comparison)
-    signatures       commands of annotated functions: what click is told of each
+    prices           explains a cost (price_explain); price_import writes rows from the data of a package
+                     (price_catalogue) as TOML (price_toml), and compares a file with it (price_comparison)
+    signatures       turns annotated functions into commands
     options, output  shared flags; tables and JSON
+    files            files that are complete or absent, and Parquet
     errors           how a command fails
 
 Exit codes: 0 success; 1 refused or impossible, with one line on standard error that says why; 2 wrong usage.
@@ -69,11 +70,11 @@ _PARTS: Final = MappingProxyType(
         "doctor": _Part("doctor", "doctor"),
     }
 )
-"""What follows `gateway`, beside the commands in commands.py."""
+"""The commands in modules of their own. The other commands are in commands.py."""
 
 
 class CommandLine(Group):
-    """All commands. A part is imported once it is asked for: the import of all takes longer than most commands."""
+    """All commands. A part is imported only when it is used, because importing all takes longer than most commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the names of the commands."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import click
 
@@ -113,6 +113,10 @@ def whoami(*, as_json: options.AsJson = False) -> None:
         output.fields({"name": me["name"], "scope": me["scope"], "team": me["team_name"] or "all"})
 
 
+_NO_CHANGE: Final = frozenset({"version", "workers", "waiting"})
+"""Members of an answer that say how the action went, and not what it changed."""
+
+
 def audit(
     *,
     team: Annotated[str | None, option("One team; without it, everything.")] = None,
@@ -137,5 +141,6 @@ def changed(action: Json) -> str:
     before, after = action["before"] or {}, action["after"] or {}
     if not before:
         return ""
-    differing = {name: after[name] for name in after if name != "version" and before.get(name) != after[name]}
+    compared = (name for name in after if name in before and name not in _NO_CHANGE)
+    differing = {name: after[name] for name in compared if before[name] != after[name]}
     return json.dumps(differing, ensure_ascii=False) if differing else ""

@@ -1,10 +1,10 @@
-"""`gateway ledger archive`: the journal leaves for files, by team and day.
+"""`gateway ledger archive`: moves old entries of the journal to files, by team and day.
 
     DIRECTORY/<team id>/2026-11-01.jsonl     the entries of a day (UTC), one per line, oldest first
 
-A day's file is written whole, with fsync, before anything leaves the store. Then it is read back in parts, and the
-gateway takes out of the journal what has exactly the digest of a part. So an archive that was interrupted is continued
-by the same command: a file that exists is compared, and not written again.
+A day's file is written completely, with fsync, before anything is deleted from the store. Then it is read back in
+parts, and the gateway deletes from the journal the entries that have exactly the digest of a part. An interrupted
+command can therefore be repeated: a file that exists is compared, and not written again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import click
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.errors import CliError
 from gateway.cli.signatures import argument, option
+from gateway.protocol.wording import counted
 
 _AT_ONCE: Final = 20_000
 _PAGE: Final = "1000"
@@ -36,7 +37,7 @@ def archive(
     team: Annotated[str | None, option("One team, by name or id; without it, all teams.")] = None,
     before: Annotated[str | None, option("The first day that stays, such as 2026-11-01 (UTC).")] = None,
 ) -> None:
-    """Move the journal's days to files: written, verified, and only then taken out of the store.
+    """Move the journal's days to files: written, verified, and only then deleted from the store.
 
     Without --before, the last 30 days stay.
     """
@@ -49,7 +50,8 @@ def archive(
                 path = directory / str(owner["id"]) / f"{name}.jsonl"
                 count += _archive_day(client, owner, path, entries)
                 days += 1
-    click.echo(f"{count} entries of {days} day{'s' if days != 1 else ''} are in {directory} and no longer in the store")
+    moved = f"{counted(count, 'entry', 'entries')} of {counted(days, 'day')}"
+    click.echo(f"{moved} moved to {directory}, and no longer in the store")
 
 
 def _day(text: str | None) -> date:
@@ -84,14 +86,14 @@ def _archive_day(client: AdminClient, owner: Json, path: Path, entries: Iterator
                 through = part["through"]
     except OSError as error:
         raise CliError(f"{path}: {error.strerror}") from None
-    (last,) = deque(chain((first,), entries), maxlen=1)  # all of the day, where the file was there before
+    (last,) = deque(chain((first,), entries), maxlen=1)  # the complete day, if the file existed before
     if existed and last["id"] != through:
         raise CliError(f"{path} was there before and ends before the day's last entry: move it away, and try again")
     return count
 
 
 def _write(path: Path, first: Json, entries: Iterator[Json]) -> None:
-    """Writes a file that is either complete or absent, and on disk before it counts."""
+    """Writes a file that is either complete and on disk, or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".part")
     with draft.open("wb") as file:
@@ -112,7 +114,7 @@ def _line(entry: Json) -> bytes:
 
 
 def _parts(file: BinaryIO, first: str) -> Iterator[dict[str, Any]]:
-    """What a file has from an entry on, in parts."""
+    """Yields the lines of a file from an entry on, in parts."""
     lines = (line for line in file if _place(json.loads(line)["id"]) >= _place(first))
     while part := list(islice(lines, _AT_ONCE)):
         digest = hashlib.sha256(b"".join(part)).hexdigest()

@@ -1,11 +1,11 @@
-"""HTTP calls by the standard library: an HTTP client's package takes longer to import than most commands run.
+"""HTTP calls with the standard library, because importing an HTTP client takes longer than most commands run.
 
     with Calls("https://gateway.example", {"authorization": "Bearer ..."}) as calls:
         answer = calls.request("GET", "/admin/v1/teams", {"limit": "10"})     answer.status, answer.json()
         with calls.opened("GET", "/admin/v1/events") as stream:               stream.status, stream.lines()
 
-One connection is kept as long as the gateway keeps it. Redirects are not followed. A proxy is used where the
-environment names one, never for this machine. Certificates are checked against what the system trusts.
+One connection is kept as long as the gateway keeps it. Redirects are not followed. The environment's proxy is used,
+except for this machine. Certificates are checked against the authorities that the system trusts.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 from gateway.config.environment_proxy import environment_proxy
 
 TIMEOUT_S: Final = 30.0
-_MOST_SUCCESSES: Final = 299
+_MAX_SUCCESS_STATUS: Final = 299
 _PIECE: Final = 65_536
 
 
 class UrlError(ValueError):
-    """The URL, or that of the proxy, is none that can be called."""
+    """The URL, or that of the proxy, cannot be called."""
 
 
 class NoConnectionError(Exception):
-    """Nothing was sent, because nothing accepts a connection there."""
+    """Nothing was sent, because the connection was not accepted."""
 
 
 class NoAnswerError(Exception):
-    """The request may have arrived, and no whole answer came."""
+    """The request may have arrived, but no complete answer came."""
 
 
 class Answer(NamedTuple):
-    """A whole answer."""
+    """A complete answer."""
 
     status: int
     headers: HTTPMessage
@@ -49,11 +49,11 @@ class Answer(NamedTuple):
 
     @property
     def is_success(self) -> bool:
-        """Whether the request was done."""
-        return self.status <= _MOST_SUCCESSES
+        """Whether the status is 2xx."""
+        return self.status <= _MAX_SUCCESS_STATUS
 
     def json(self) -> Any:
-        """Returns what the body says, or None if it is no JSON."""
+        """Returns the body's JSON, or None if it is not JSON."""
         try:
             return json.loads(self.body)
         except ValueError:
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
 
 
 class Stream:
-    """An answer whose body comes bit by bit."""
+    """An answer whose body arrives in pieces."""
 
     def __init__(self, answer: HTTPResponse) -> None:
         self._answer = answer
@@ -70,13 +70,13 @@ class Stream:
 
     @property
     def is_success(self) -> bool:
-        """Whether the request is being done."""
-        return self.status <= _MOST_SUCCESSES
+        """Whether the status is 2xx."""
+        return self.status <= _MAX_SUCCESS_STATUS
 
     def pieces(self) -> Iterator[bytes]:
-        """Yields the body as it comes. Raises NoAnswerError."""
+        """Yields the body as it arrives. Raises NoAnswerError."""
         while True:
-            with _told():
+            with _translated_errors():
                 piece = self._answer.read1(_PIECE)
             if not piece:
                 return
@@ -84,13 +84,13 @@ class Stream:
 
     def whole(self) -> Answer:
         """Reads the rest. Raises NoAnswerError."""
-        with _told():
+        with _translated_errors():
             return Answer(self.status, self.headers, self._answer.read())
 
     def lines(self) -> Iterator[str]:
         """Yields lines without their ends. Raises NoAnswerError."""
         while True:
-            with _told():
+            with _translated_errors():
                 line = self._answer.readline()
             if not line:
                 return
@@ -98,7 +98,7 @@ class Stream:
 
 
 class Calls:
-    """Calls of one server, one after the other. Mutable: its connection.
+    """Calls one server, one call after the other. Mutable: its connection.
 
     `timeout_s` bounds the wait for each next part of an answer; None: no bound. Raises UrlError.
     """
@@ -108,7 +108,7 @@ class Calls:
         self._headers = headers
         self._timeout_s = timeout_s
         self._prefix = self._url.path.rstrip("/")
-        self._connection, self._target = self._made()
+        self._connection, self._target = self._new_connection()
 
     def __enter__(self) -> Self:
         return self
@@ -145,20 +145,20 @@ class Calls:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[Stream]:
-        """Yields an answer once its head has come. Raises NoConnectionError or NoAnswerError."""
+        """Yields an answer once its head has arrived. Raises NoConnectionError or NoAnswerError."""
         sent = {**self._headers, **(headers or {})}
         if body is not None:
             sent["content-type"] = "application/json"
         query = f"?{urlencode(params)}" if params else ""
         self._connect()
-        with _told():
+        with _translated_errors():
             text = None if body is None else json.dumps(body).encode()
             self._connection.request(method, f"{self._target}{self._prefix}{path}{query}", text, sent)
             answer = self._connection.getresponse()
         try:
             yield Stream(answer)
         finally:
-            if not answer.isclosed():  # its rest would be taken for the next answer
+            if not answer.isclosed():  # the rest would be read as the next answer
                 self._connection.close()
 
     def _connect(self) -> None:
@@ -173,8 +173,8 @@ class Calls:
             raise NoConnectionError(str(error) or type(error).__name__) from None
         self._connection.sock.settimeout(self._timeout_s)
 
-    def _made(self) -> tuple[HTTPConnection, str]:
-        """Returns the connection, and what stands before each path: a proxy has to be told the whole URL."""
+    def _new_connection(self) -> tuple[HTTPConnection, str]:
+        """Returns a connection and the prefix of each path: a proxy needs the complete URL."""
         host, is_tls = self._url.hostname or "", self._url.scheme == "https"
         kind = HTTPSConnection if is_tls else HTTPConnection
         port = self._url.port or kind.default_port
@@ -207,8 +207,8 @@ def _parts(url: str, schemes: tuple[str, ...]) -> SplitResult:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Tells of what goes wrong on a connection in one way. ValueError: a header that cannot be sent."""
+def _translated_errors() -> Iterator[None]:
+    """Raises NoAnswerError for every fault of a connection. ValueError means a header that cannot be sent."""
     try:
         yield
     except (OSError, HTTPException, ValueError) as error:

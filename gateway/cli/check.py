@@ -22,6 +22,7 @@ from gateway.config.positions import positions
 from gateway.config.settings import Settings, load_settings
 from gateway.config.upstream_settings import SIMULATOR
 from gateway.protocol.model_spelling import folded
+from gateway.protocol.wording import counted
 from gateway.routing.model_patterns import specificity
 from gateway.store.url import EMBEDDED, StoreUrl
 from gateway.upstream.factory import build_transport
@@ -91,14 +92,14 @@ def _dangers(settings: Settings) -> list[str]:
 def _summary(settings: Settings) -> list[str]:
     server = settings.server
     lines = [
-        f"listen     {server.host} port {server.port}, {_count(server.workers, 'worker')}",
+        f"listen     {server.host} port {server.port}, {counted(server.workers, 'worker')}",
         f"store      {_store(settings)}",
         f"admin API  {'on' if settings.admin.key else 'off: admin.key is not set'}",
         *(["metrics    on, to the endpoint in OTEL_EXPORTER_OTLP_ENDPOINT"] if settings.telemetry.metrics else []),
         *(["traces     on, to the endpoint in OTEL_EXPORTER_OTLP_ENDPOINT"] if settings.telemetry.traces else []),
     ]
     lines += [
-        f"upstream   {name}: {upstream.base_url}, {_count(len(upstream.api_keys), 'key')}"
+        f"upstream   {name}: {upstream.base_url}, {counted(len(upstream.api_keys), 'key')}"
         for name, upstream in settings.upstreams.items()
     ]
     lines += [f"route      {route.model} -> {', '.join(route.upstreams)}" for route in settings.routes]
@@ -110,45 +111,49 @@ def _summary(settings: Settings) -> list[str]:
 
 
 def _unknown_contexts(settings: Settings) -> list[str]:
-    """Names each model of which nobody can tell how much a request may read that does not show it."""
-    if "reserve_input_tokens" in settings.limits.model_fields_set:  # somebody has thought about it, for every model
+    """Names each model for which no setting bounds the input that a request does not show, such as files by URL."""
+    if "reserve_input_tokens" in settings.limits.model_fields_set:  # the operator has set a reserve for every model
         return []
     routes = {folded(route.model): route for route in settings.routes}
     prices = {folded(pattern): price for pattern, price in settings.prices.items()}
     named = dict.fromkeys([*settings.prices, *routes, *settings.aliases.values()])
-    lines, reserve = {}, settings.limits.reserve_input_tokens
+    unknown: dict[str, str] = {}
     for name in named:
         route, price = _found(name, routes), _found(name, prices)
         if route is None or price is None or route.reserve_input_tokens is not None:
             continue
         versions = (price, *price.from_.values())
         if any(row.context_tokens is None and any(row.rates().values()) for row in versions):
-            lines[folded(name)] = (
-                f"hold       {name}: no context_tokens in its price, no reserve_input_tokens in its route: for files, "
-                f"links, prompts, tools and whatever else a request does not show, {reserve} tokens are held"
-            )
-    return list(lines.values())
+            unknown[folded(name)] = name
+    if not unknown:
+        return []
+    line = (
+        f"hold       {', '.join(unknown.values())}: neither context_tokens in the price nor reserve_input_tokens in "
+        "the route: for files, links, prompts, tools and whatever else a request does not show, "
+        f"{settings.limits.reserve_input_tokens} tokens are held"
+    )
+    return [line]
 
 
 def _unknown_outputs(settings: Settings) -> list[str]:
-    """Names the models whose longest answer is known by their context alone, which is far more than they put out."""
+    """Names the models whose longest answer only `context_tokens` bounds, which is far more than they write."""
     if settings.limits.send_max_output_tokens is True:
         return []
     routes = {folded(route.model): route for route in settings.routes}
-    dear = {}
+    held_nano_usd = {}
     for name, price in settings.prices.items():
         route, tokens = _found(name, routes), price.context_tokens
         if route is None or tokens is None or price.max_output_tokens is not None:
             continue
-        if route.default_max_output_tokens is None and route.send_max_output_tokens is not True:
-            dear[name] = price.rates().get("output", 0) * tokens // MILLION
-    dear = {name: nano_usd for name, nano_usd in dear.items() if nano_usd}
-    if not dear:
+        amount_nano_usd = price.rates().get("output", 0) * tokens // MILLION
+        if route.default_max_output_tokens is None and route.send_max_output_tokens is not True and amount_nano_usd:
+            held_nano_usd[name] = amount_nano_usd
+    if not held_nano_usd:
         return []
-    dearest = max(dear, key=dear.__getitem__)
+    highest = max(held_nano_usd, key=held_nano_usd.__getitem__)
     line = (
-        f"hold       {', '.join(dear)}: no max_output_tokens in their prices: for a request that states no bound, a "
-        f"whole context of output is held ({dearest}: {format_usd(dear[dearest])} USD)"
+        f"hold       {', '.join(held_nano_usd)}: no max_output_tokens in their prices: for a request that states no "
+        f"bound, a whole context of output is held ({highest}: {format_usd(held_nano_usd[highest])} USD)"
     )
     return [line]
 
@@ -169,7 +174,7 @@ def _store(settings: Settings) -> str:
 
 
 def _notes(settings: Settings) -> list[str]:
-    """Returns what can be served, and is probably not meant."""
+    """Returns notes about settings that can be served but are probably not intended."""
     notes = []
     if settings.store.url != EMBEDDED and StoreUrl.parse(settings.store.url).password is not None:
         notes.append("store.url holds a password: set store.password to a reference, env:NAME or file:PATH")
@@ -184,7 +189,3 @@ def _notes(settings: Settings) -> list[str]:
         refused = f"all but {', '.join(priced)} are refused" if priced else "it is refused"
         notes.append(f"the route {route.model!r} has no price: {refused}")
     return [f"note       {note}" for note in notes]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

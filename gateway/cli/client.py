@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 
 class AdminApiError(CliError):
-    """The gateway refused. `code` is from its error catalogue, `field` the field that is wrong, if one is."""
+    """The gateway refused. `code` is from its error catalogue; `field` names the invalid field, if there is one."""
 
     def __init__(self, code: str, message: str, field: str = "") -> None:
         super().__init__(message)
@@ -94,7 +94,7 @@ class AdminClient:
 
     @property
     def url(self) -> str:
-        """Where the gateway is."""
+        """The URL of the gateway."""
         return self._url
 
     def __enter__(self) -> Self:
@@ -123,7 +123,7 @@ class AdminClient:
         return self._call("DELETE", path)
 
     def events(self, params: Mapping[str, str] | None = None) -> Iterator[Json]:
-        """Yields live events without an end. The first one is {}; from then on, every request is shown."""
+        """Yields live events without end. After the first one, {}, every request is shown."""
         try:
             with (
                 called(self._url, self._key, timeout_s=None) as calls,
@@ -148,7 +148,7 @@ class AdminClient:
                 return
 
     def is_ready(self) -> bool:
-        """Whether the gateway serves: its store answers and was seen to enforce limits."""
+        """Whether the gateway is ready to serve."""
         try:
             return self._calls.request("GET", "/readyz").is_success
         except (NoConnectionError, NoAnswerError):
@@ -184,14 +184,14 @@ class AdminClient:
 
     def _near(self, name: str) -> str:
         names = [team["name"] for team in self.every("/teams")]
-        near = difflib.get_close_matches(name, names, n=1)
+        near = difflib.get_close_matches(name, [known for known in names if known != name], n=1)
         if near:
             return f" Is it {near[0]!r}?"
         return f" There is none yet: {program()} teams create NAME" if not names else ""
 
 
 def called(url: str, key: str = "", *, timeout_s: float | None = TIMEOUT_S) -> Calls:
-    """Returns a connection to a gateway, with a key where one is given. Raises CliError for what is no URL."""
+    """Returns a connection to a gateway, with a key if one is given. Raises CliError for an invalid URL."""
     try:
         return Calls(url, {"authorization": f"Bearer {key}"} if key else {}, timeout_s)
     except UrlError as error:

@@ -17,11 +17,8 @@ from gateway.cli.signatures import Group, option, parameters_of
 
 _Config = Annotated[Path, option("The configuration.", "--config", "-c", envvar="GATEWAY_CONFIG")]
 _CONFIG: Final = Path("gateway.toml")
-_LARGEST_PORT: Final = 65_535
-_GC_AT_START: Final = (
-    # objects made by imports stay alive; collecting garbage among them took a seventh of the start (see app.py)
-    200_000
-)
+_MAX_PORT: Final = 65_535
+_GC_AT_START: Final = 200_000  # imported objects stay alive; searching them for garbage took a seventh of the start
 
 
 def register(root: Group) -> None:
@@ -78,13 +75,13 @@ def init(
     if example:
         click.echo(init.example(), nl=False)
         return
-    init.run(config, init.Given(provider, key, store), ask=not yes, force=force)
+    init.run(config, init.Given(provider, key, store), interactive=not yes, force=force)
 
 
 def serve(
     config: _Config = _CONFIG,
     host: Annotated[str | None, option("Instead of server.host.")] = None,
-    port: Annotated[int | None, option("Instead of server.port.", minimum=0, maximum=_LARGEST_PORT)] = None,
+    port: Annotated[int | None, option("Instead of server.port.", minimum=0, maximum=_MAX_PORT)] = None,
     workers: Annotated[int | None, option("Instead of server.workers.", minimum=1, maximum=64)] = None,
 ) -> None:
     """Run the gateway until Ctrl-C or SIGTERM."""
@@ -96,7 +93,7 @@ def serve(
 
 def demo(
     port: Annotated[
-        int, option("Where to listen.", envvar="GATEWAY_SERVER__PORT", minimum=0, maximum=_LARGEST_PORT)
+        int, option("Where to listen.", envvar="GATEWAY_SERVER__PORT", minimum=0, maximum=_MAX_PORT)
     ] = 8080,
     data_dir: Annotated[Path, option("Where all data is stored.", envvar="GATEWAY_STORE__DATA_DIR")] = Path("data"),
     host: Annotated[
@@ -110,9 +107,7 @@ def demo(
 
 
 def simulate(
-    port: Annotated[
-        int, option("The port to listen on; 0 selects a free one.", minimum=0, maximum=_LARGEST_PORT)
-    ] = 8081,
+    port: Annotated[int, option("The port to listen on; 0 selects a free one.", minimum=0, maximum=_MAX_PORT)] = 8081,
     host: Annotated[str, option("Where to listen.")] = "127.0.0.1",
     *,
     post_only: Annotated[

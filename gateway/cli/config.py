@@ -89,4 +89,4 @@ def reload(*, as_json: options.AsJson = False) -> None:
             "generation": done["generation"],
         }
     )
-    output.obedience(done)
+    output.require_all_workers(done)

@@ -105,7 +105,7 @@ def _opencode(base_url: str, key: str) -> str:
 
 
 def _environment(demo: Demo) -> str:
-    """Returns the environment variables that the command line needs where its defaults do not fit."""
+    """Returns the environment variables that the command line needs if its defaults do not fit."""
     out = ""
     if demo.url != DEFAULT_URL:
         out += f"GATEWAY_URL={demo.url} "

@@ -1,9 +1,9 @@
 """`gateway init`: a configuration to begin with, from a few answers.
 
 PROVIDERS               what is known about some providers
-run(path, given, ...)   asks what was not given, and writes the file and the admin key
-configuration(answers)  the file's text, which `gateway demo` writes too
-secret_file(...)        a secret in a file of its own, made once
+run(path, given, ...)   asks for missing answers, and writes the file and the admin key
+configuration(answers)  the text of the file; also used by `gateway demo`
+secret_file(...)        a secret in its own file, created once
 """
 
 from __future__ import annotations
@@ -74,18 +74,18 @@ class Answers(NamedTuple):
 
 
 class Given(NamedTuple):
-    """The answers that the command line gives. None: asked for."""
+    """The answers from the command line. None means that the person is asked."""
 
     provider: str | None = None
     key: str | None = None
     store: str | None = None
 
 
-def run(path: Path, given: Given, *, ask: bool, force: bool) -> None:
-    """Writes the configuration and the admin key. Raises CliError, and has written nothing then."""
+def run(path: Path, given: Given, *, interactive: bool, force: bool) -> None:
+    """Writes the configuration and the admin key. Raises CliError before anything is written."""
     if path.exists() and not force:
         raise CliError(f"{path} is there already; --force writes another in its place, --config names another place")
-    answers = _answers(given, ask=ask)
+    answers = _answers(given, interactive=interactive)
     text = "# The gateway's configuration. All settings: gateway init --example\n\n" + configuration(answers)
     unset = _variables_to_set(answers, path, text)
     secret_file(answers.data_dir / "admin-key", f"gw-admin-{secrets.token_urlsafe(ADMIN_KEY_CHARACTERS)}")
@@ -103,9 +103,9 @@ def example() -> str:
     return files("gateway.config").joinpath("gateway.example.toml").read_text(encoding="utf-8")
 
 
-def _answers(given: Given, *, ask: bool) -> Answers:
+def _answers(given: Given, *, interactive: bool) -> Answers:
     names = ", ".join(PROVIDERS)
-    named = given.provider or _asked(f"Provider ({names}, or the URL of its API)", _FIRST, ask=ask)
+    named = given.provider or _ask(f"Provider ({names}, or the URL of its API)", _FIRST, interactive=interactive)
     provider = PROVIDERS.get(named.lower()) or Provider("provider", named.rstrip("/"), "PROVIDER_API_KEY", "gateway")
     if provider.name == "provider" and "://" not in named:
         raise CliError(f"--provider is one of {names}, or a URL such as https://llm.example/v1", exit_code=USAGE)
@@ -113,18 +113,18 @@ def _answers(given: Given, *, ask: bool) -> Answers:
         key = "file:data/simulator-key"
     else:
         question = "Its key, as a reference (env:NAME or file:PATH)"
-        key = given.key or _asked(question, f"env:{provider.key_variable}", ask=ask)
+        key = given.key or _ask(question, f"env:{provider.key_variable}", interactive=interactive)
     kind, _, name = key.partition(":")
     if kind not in ("env", "file") or not name:
         raise CliError("--key is a reference, env:NAME or file:PATH, never the key itself", exit_code=USAGE)
     question = f"Store ({EMBEDDED}, or redis://, rediss://, unix://, redis+sentinel://, redis+cluster://)"
-    store = given.store or _asked(question, EMBEDDED, ask=ask)
+    store = given.store or _ask(question, EMBEDDED, interactive=interactive)
     return Answers(provider, key, store, admin_key="file:data/admin-key")
 
 
-def _asked(question: str, default: str, *, ask: bool) -> str:
-    """Returns an answer. Where nobody answers, that is the default."""
-    if not ask:
+def _ask(question: str, default: str, *, interactive: bool) -> str:
+    """Returns the answer to a question, or the default if nobody answers."""
+    if not interactive:
         return default
     try:
         return str(click.prompt(question, default=default)).strip()
@@ -136,13 +136,15 @@ def _asked(question: str, default: str, *, ask: bool) -> str:
 
 
 def _variables_to_set(answers: Answers, path: Path, text: str) -> list[str]:
-    """Returns the variables that are referred to and not set. Raises CliError for answers that cannot be served."""
+    """Returns the referenced variables that are not set. Raises CliError for answers that cannot be served."""
     values = tomllib.loads(text)
-    values["admin"] = {}  # the file of its key is not there yet
+    values["admin"] = {}  # the file of its key does not exist yet
     kind, _, name = answers.key.partition(":")
     unset = [name] if kind == "env" and not os.environ.get(name) else []
     if unset or answers.provider.base_url == SIMULATOR:
-        values["upstreams"][answers.provider.name]["api_keys"] = ["env:PATH"]  # stands for what is not there yet
+        values["upstreams"][answers.provider.name]["api_keys"] = [
+            "env:PATH"
+        ]  # a placeholder for values that do not exist yet
     try:
         settings = settings_from(values, Source(str(path)))
     except SettingsError as error:

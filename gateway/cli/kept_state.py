@@ -1,4 +1,4 @@
-"""`gateway state`: what is kept of a team's responses and conversations, and its end."""
+"""`gateway state`: how much is stored of a team's responses and conversations, and deleting it."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def limits(key: KeyArgument, changes: LimitArguments, *, until: Until = None, as
 
 @app.command()
 def restore_limits(key: KeyArgument, names: NamesArgument = None, *, as_json: options.AsJson = False) -> None:
-    """End limits of a key now that were set until a time, so that those of before hold again."""
+    """End overrides of a key's limits now, so that its former limits apply again."""
     with AdminClient.from_environment() as client:
         found = find_key(client, key)
         _shown(client.patch(_path(found), ended(found, names)), as_json=as_json)
@@ -129,7 +129,7 @@ def release(
     *,
     as_json: options.AsJson = False,
 ) -> None:
-    """Leave what operators set on a key to the admin keys of its team, which may lift it from now on."""
+    """Let the admin keys of a key's team change restrictions that operators set on it."""
     _change(key, {"release": fields}, as_json=as_json)
 
 

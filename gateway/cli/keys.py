@@ -5,7 +5,6 @@ The other commands are in key_changes.py. A key's text is shown once, at creatio
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated
 
 import click
@@ -88,7 +87,7 @@ def list_(team: options.TeamArgument, *, every: options.All = False, as_json: op
             )
             for key in keys
         ],
-        empty=f"No keys yet: {options.program()} keys create {shlex.quote(team)} --name LABEL",
+        empty=f"No keys yet: {options.program()} keys create {options.word(team)} --name LABEL",
     )
 
 

@@ -3,7 +3,7 @@
 verify [TEAM]    recomputes balances from the journal and prints each difference; exit code 1 if there is one
 journal TEAM     the last movements of a team's credits
 archive DIR      moves the days of the journal to files (archive.py)
-export [TEAM]    the journal of a period as JSON Lines or CSV, with a progress bar on a terminal
+export [TEAM]    the journal of a period as JSON Lines, CSV or Parquet, with a progress bar on a terminal
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from gateway.cli import options, output
 from gateway.cli.archive import archive
 from gateway.cli.client import AdminClient, Json, team_path
-from gateway.cli.errors import CliError
+from gateway.cli.errors import USAGE, CliError
+from gateway.cli.files import complete, parquet_writer
 from gateway.cli.signatures import Group, argument, option
+from gateway.protocol.wording import counted
 from gateway.reporting.csv_text import cell
 
 app = Group(help="The ledger: verify it, export it, archive it.")
 app.command()(archive)
 
-_TEAMS_AT_ONCE: Final = "20"  # each team is verified from its first entry, and one answer should not take minutes
+_TEAMS_AT_ONCE: Final = "20"  # each team is verified from its first entry, and one answer must not take minutes
 _ENTRIES_AT_ONCE: Final = "1000"
 _COLUMNS: Final = (
     "team_id", "team", "id", "at", "type", "request_id", "key_id", "amount_usd", "balance_usd", "hold_usd", "model",
     "upstream", "outcome", "settled_by", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens",
-    "note", "response_id",
+    "note", "response_id", "expires_at",
 )  # fmt: skip
 _Team = Annotated[str | None, argument("A team's name or id; without one, all teams.")]
 
@@ -48,6 +50,7 @@ class Format(StrEnum):
 
     JSONL = "jsonl"
     CSV = "csv"
+    PARQUET = "parquet"
 
 
 @app.command()
@@ -68,7 +71,7 @@ def verify(
     if wrong:
         raise CliError(f"the books of {wrong} of {teams} teams do not agree")
     if not as_json:
-        click.echo(f"the ledger is consistent: {teams} team{'s' if teams != 1 else ''}, {entries} entries")
+        click.echo(f"the ledger is consistent: {counted(teams, 'team')}, {counted(entries, 'entry', 'entries')}")
 
 
 class Type(StrEnum):
@@ -76,6 +79,7 @@ class Type(StrEnum):
 
     GRANT = "grant"
     ADJUST = "adjust"
+    LAPSE = "lapse"
     SETTLE = "settle"
     VOID = "void"
     EXPIRE = "expire"
@@ -102,12 +106,19 @@ def journal(
         [
             (
                 *(one[name] for name in ("at", "type", "amount_usd", "balance_usd", "request_id", "model")),
-                one["note"] or one["outcome"],
+                _note(one),
             )
             for one in found
         ],
         empty="No such entry.",
     )
+
+
+def _note(entry: Json) -> str | None:
+    """What an entry is about. A gateway of an earlier version says nothing of an expiry."""
+    expires_at = entry.get("expires_at")
+    expiry = f"{'expired' if entry['type'] == Type.LAPSE else 'until'} {expires_at}" if expires_at else None
+    return ", ".join(filter(None, (entry["note"] or entry["outcome"], expiry))) or None
 
 
 @app.command()
@@ -116,14 +127,19 @@ def export(
     *,
     since: Annotated[str | None, option("The start, ISO 8601: 2026-11-01.", "--from")] = None,
     until: Annotated[str | None, option("The end (exclusive), ISO 8601.", "--to")] = None,
-    form: Annotated[Format, option("JSON Lines, or CSV with a header line.", "--format")] = Format.JSONL,
+    form: Annotated[
+        Format, option("JSON Lines, CSV with a header line, or Parquet, which needs --output.", "--format")
+    ] = Format.JSONL,
     output: Annotated[Path | None, option("A file instead of standard output.")] = None,
 ) -> None:
     """Write the journal of a period."""
     period = {name: value for name, value in (("from", since), ("to", until)) if value is not None}
+    if form is Format.PARQUET and output is None:
+        raise CliError("a Parquet file needs a name: --output FILE", exit_code=USAGE)
+    write_rows = _writer(form)
     with AdminClient.from_environment() as client, ExitStack() as stack:
         teams = [client.get(team_path(team))] if team is not None else list(client.every("/teams", {"all": "true"}))
-        write = _writer(stack.enter_context(_File(output)), form)
+        file = stack.enter_context(complete(output)) if output is not None else None
         console = Console(stderr=True)
         bar = Progress(
             TextColumn("{task.description}"),
@@ -133,14 +149,19 @@ def export(
             disable=not console.is_terminal,
         )
         stack.enter_context(bar)
-        task = bar.add_task("no entries", total=len(teams))
-        count = 0
-        for number, owner in enumerate(teams):
-            for entry, share in _entries(client, owner, period):
-                write({"team_id": owner["id"], "team": owner["name"], **entry})
-                count += 1
-                bar.update(task, completed=number + share, description=f"{count} entries")
-            bar.update(task, completed=number + 1)
+        write_rows(file, _rows(client, teams, period, bar))
+
+
+def _rows(client: AdminClient, teams: list[Json], period: Mapping[str, str], bar: Progress) -> Iterator[Json]:
+    """Yields the entries of teams, and shows how many there have been."""
+    task = bar.add_task("no entries", total=len(teams))
+    count = 0
+    for number, owner in enumerate(teams):
+        for entry, share in _entries(client, owner, period):
+            yield {"team_id": owner["id"], "team": owner["name"], **entry}
+            count += 1
+            bar.update(task, completed=number + share, description=f"{count} entries")
+        bar.update(task, completed=number + 1)
 
 
 def _verifications(client: AdminClient, team: str | None) -> Iterator[Json]:
@@ -164,7 +185,7 @@ def _print_differences(found: Json) -> None:
 
 
 def _entries(client: AdminClient, team: Json, period: Mapping[str, str]) -> Iterator[tuple[Json, float]]:
-    """Yields a team's entries, each with the share of the period since its first entry that has been exported."""
+    """Yields a team's entries, each with the exported share of the period since the first entry."""
     first_s: float | None = None
     now_s = datetime.now(UTC).timestamp()
     cursor: dict[str, str] = {}
@@ -179,44 +200,33 @@ def _entries(client: AdminClient, team: Json, period: Mapping[str, str]) -> Iter
         cursor = {"after": page["next"]}
 
 
-class _File:
-    """Standard output, or a file that is either complete or absent: it gets its name after it was written."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._part = path.with_name(path.name + ".part") if path is not None else None
-        self._file: TextIO = sys.stdout
-
-    def __enter__(self) -> TextIO:
-        if self._part is not None:
-            try:
-                self._file = self._part.open("w", encoding="utf-8", newline="")
-            except OSError as error:
-                raise CliError(f"{self._path} cannot be written: {error.strerror}") from None
-        return self._file
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._part is None or self._path is None:
-            return
-        self._file.close()
-        if kind is None:
-            self._part.replace(self._path)
-        else:
-            self._part.unlink(missing_ok=True)
+def _writer(form: Format) -> Callable[[Path | None, Iterator[Json]], None]:
+    """Returns what writes entries to a file, or to standard output."""
+    if form is Format.PARQUET:
+        parquet = parquet_writer()
+        return lambda path, entries: parquet.write(path or Path(), _COLUMNS, map(_flat, entries))
+    write = _write_lines if form is Format.JSONL else _write_csv
+    return lambda path, entries: _write_text(path, write, entries)
 
 
-def _writer(file: TextIO, form: Format) -> Callable[[Json], None]:
-    if form is Format.JSONL:
-        return lambda entry: _write_line(file, entry)
-    rows = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", lineterminator="\r\n")
+def _write_text(path: Path | None, write: Callable[[TextIO, Iterator[Json]], None], entries: Iterator[Json]) -> None:
+    if path is None:
+        write(sys.stdout, entries)
+        return
+    with path.open("w", encoding="utf-8", newline="") as file:
+        write(file, entries)
+
+
+def _write_lines(file: TextIO, entries: Iterator[Json]) -> None:
+    file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+
+
+def _write_csv(file: TextIO, entries: Iterator[Json]) -> None:
+    rows = csv.DictWriter(file, _COLUMNS, lineterminator="\r\n")
     rows.writeheader()
-    return lambda entry: _write_row(rows, entry)
+    for entry in map(_flat, entries):
+        rows.writerow({name: cell(entry.get(name)) for name in _COLUMNS})
 
 
-def _write_line(file: TextIO, entry: Json) -> None:
-    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-
-
-def _write_row(rows: csv.DictWriter[str], entry: Json) -> None:
-    flat = {**entry, **(entry["usage"] or {})}
-    rows.writerow({name: cell(flat.get(name)) for name in _COLUMNS})
+def _flat(entry: Json) -> Json:
+    return {**entry, **(entry["usage"] or {})}

@@ -1,18 +1,21 @@
 """`gateway limits`: set and show a team's limits. A key's limits: `gateway keys limits`.
 
-With `--until` they hold for a while; then those of before hold again.
+With `--until` they are overrides until a time. After that the former limits apply again.
 """
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any
 
-from gateway.accounts.limit_names import LIMITS, MODELS, OF_EACH_END_USER, read_limit_name, with_pattern
+import click
+
+from gateway.accounts.limit_hints import why_no_limit
+from gateway.accounts.limit_names import LIMITS, MODELS, read_limit_name
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.signatures import Group, argument, option
+from gateway.protocol.wording import counted
 
 app = Group(help="A team's limits. Changes apply from its next request on.")
 
@@ -51,7 +54,7 @@ def set_(
 
 @app.command()
 def restore(team: options.TeamArgument, names: NamesArgument = None, *, as_json: options.AsJson = False) -> None:
-    """End limits now that were set until a time, so that those of before hold again."""
+    """End overrides now, so that the former limits apply again."""
     with AdminClient.from_environment() as client:
         changed = client.patch(team_path(team), ended(client.get(team_path(team)), names))
     if as_json:
@@ -61,18 +64,46 @@ def restore(team: options.TeamArgument, names: NamesArgument = None, *, as_json:
 
 
 @app.command("show")
-def show_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
+def show_(
+    team: options.TeamArgument,
+    *,
+    end_user: Annotated[
+        str | None,
+        option('The limits of each end user instead, and what remains of them for this one; "": those who name none.'),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
     """Show each limit and what remains of it."""
     with AdminClient.from_environment() as client:
-        limits = client.get(team_path(team))["limits"]
+        if end_user is None:
+            found = client.get(team_path(team))["limits"]
+        else:
+            found = client.get(f"{team_path(team)}/end-user-limits", {"end_user": end_user})
     if as_json:
-        output.as_json(limits)
+        output.as_json(found)
+    elif end_user is None:
+        output.limits_table(found)
     else:
-        output.limits_table(limits)
+        _print_end_user(team, found)
+
+
+def _print_end_user(team: str, found: Json) -> None:
+    """Prints what remains of the limits of each end user, of the team and of its keys, for one end user."""
+    counts = [("the team", found), *((f"key {key['name']}", key) for key in found["keys"])]
+    running = found["running"] if found["limits"] else sum(key["running"] for key in found["keys"])
+    output.table(
+        ("OF", *output.LIMIT_COLUMNS),
+        [(whose, *row) for whose, count in counts for row in output.limit_rows(count["limits"])],
+        empty=f"no limits of each end user: {options.program()} limits set {options.word(team)} end_user.rpm=10",
+    )
+    if any(count["limits"] for _, count in counts):
+        click.echo(f"\n{counted(running, 'request')} running" if running else "\nnone of its requests runs")
+    if found["keys_left_out"]:
+        click.echo("more keys have such limits than are shown")
 
 
 def changes_of(words: list[str], until: str | None) -> dict[str, Any]:
-    """Returns the body that sets limits, or those until a time."""
+    """Returns the body that sets limits, or overrides until a time."""
     limits = limits_of(words)
     if until is None:
         return {"limits": limits}
@@ -80,7 +111,7 @@ def changes_of(words: list[str], until: str | None) -> dict[str, Any]:
 
 
 def ended(account: Json, names: list[str] | None) -> dict[str, Any]:
-    """Returns the body that ends limits of a team or key that hold for a while. Raises CliError for others."""
+    """Returns the body that ends overrides of a team or key. Raises CliError for other limits."""
     there = [name for name, limit in account["limits"].items() if limit.get("override")]
     for name in names or ():
         if name not in there:
@@ -97,13 +128,7 @@ def limits_of(changes: list[str]) -> dict[str, Any]:
         plain = plain.replace("-", "_")
         name = f"{plain}{at}{pattern}"
         if (read := read_limit_name(name)) is None:
-            if pattern and read_limit_name(plain) is not None:
-                raise CliError(
-                    f"{word!r}: no limit for {pattern!r}: name a model, or all below one part: a/*", exit_code=USAGE
-                )
-            near = difflib.get_close_matches(plain, (*LIMITS, *OF_EACH_END_USER), n=1)
-            hint = f"; is it {with_pattern(near[0], pattern)}?" if near else f": {', '.join(LIMITS)}"
-            raise CliError(f"{name!r} is not a limit{hint}", exit_code=USAGE)
+            raise CliError(f"{name!r} is not a limit{why_no_limit(name)}", exit_code=USAGE)
         if not separator or not value:
             raise CliError(f"{word!r}: give a value, such as {name}=10, or {name}=none", exit_code=USAGE)
         if value == "none":

@@ -1,4 +1,4 @@
-"""`gateway notices`: who is told of limits, what was sent and what failed, and a test of a recipient."""
+"""`gateway notices`: the recipients, the sent and failed notices, and a test of a recipient."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def list_(
 
 @app.command("test")
 def send_test(name: _Name = None, *, as_json: options.AsJson = False) -> None:
-    """Send a test to a recipient, or to all of them, and say what came of it."""
+    """Send a test to one recipient or to all, and print the results."""
     with AdminClient.from_environment() as client:
         names = [name] if name else [one["name"] for one in client.get("/notices", {"limit": "1"})["recipients"]]
         done: list[Json] = [client.post("/notices/test", {"recipient": one}) for one in names]

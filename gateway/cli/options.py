@@ -81,22 +81,25 @@ def confirm(question: str, *, yes: bool) -> None:
         raise CliError("nothing was changed")
 
 
+_LIMITS: Final = ("limits.", "overrides.")
+"""Where the API has what commands call by its name alone, as in `rpm=60`."""
 _FIELDS: Final = MappingProxyType({"credits_usd": "credits", "amount_usd": "amount"})
 """Fields of the API whose option has another name."""
 
 
 def as_options(message: str, field: str, root: Group, words: Sequence[str]) -> str:
-    """Returns the API's message about a field, with the option for it of the command that these words call."""
+    """Returns the API's message with the command's option in place of the field. `words` are the command line."""
     command: click.Command = root
     for word in words:
         if isinstance(command, Group):
             command = command.get_command(click.Context(command), word) or command
     name = next((part for part in reversed(field.split(".")) if not part.isdigit()), "")
     for parameter in command.params if name else ():
-        longest = max(parameter.opts, key=len)
-        if longest.startswith("-") and longest.lstrip("-").replace("-", "_") in (name, _FIELDS.get(name)):
-            return message.replace(f"{field}: ", f"{longest}: ", 1).replace(f"'{field}'", f"'{longest}'")
-    return message
+        longest_name = max(parameter.opts, key=len)
+        if longest_name.startswith("-") and longest_name.lstrip("-").replace("-", "_") in (name, _FIELDS.get(name)):
+            named = message.replace(f"{field}: ", f"{longest_name}: ", 1).replace(f"'{field}'", f"'{longest_name}'")
+            return named if named != message else f"{longest_name}: {message}"
+    return message.replace(f"{field}: ", f"{name}: ", 1) if field.startswith(_LIMITS) else message
 
 
 def program() -> str:
@@ -107,6 +110,11 @@ def program() -> str:
     if shutil.which("gateway") == str(called.absolute()) or not called.exists():
         return "gateway"
     return shlex.quote(os.path.relpath(called))
+
+
+def word(name: str, identifier: str = "") -> str:
+    """Returns a name as a word of a command line; its id instead, where the name would be taken for an option."""
+    return identifier if identifier and name.startswith("-") else shlex.quote(name)
 
 
 def seconds(text: str) -> int:

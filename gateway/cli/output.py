@@ -14,6 +14,7 @@ from rich.text import Text
 
 from gateway.cli.errors import CliError
 
+LIMIT_COLUMNS: Final = ("LIMIT", "SET TO", "LEFT", "RESETS AT")
 _ANY_WIDTH: Final = 10_000
 _PIPE_WIDTH: Final = 200  # without a terminal, nothing is cut
 
@@ -62,7 +63,7 @@ def _blocks(console: Console, headings: Sequence[str], cells: Sequence[Sequence[
 
 
 def fields(values: Mapping[str, object]) -> None:
-    """Prints names and values, one per line and never wrapped: keys are longer than many terminals, and are copied."""
+    """Prints names and values, one per line. Lines are not wrapped, because people copy keys from them."""
     console, width = _console(), max(map(len, values), default=0)
     for name, value in values.items():
         console.print(Text.assemble((f"{name:<{width}}  ", "bold"), _cell(value)), soft_wrap=True)
@@ -87,8 +88,8 @@ def status(account: Mapping[str, Any]) -> str:
     return "expired" if account["expired"] else "paused" if account.get("paused") else "active"
 
 
-def obedience(answer: Mapping[str, Any]) -> None:
-    """Raises CliError if workers do not obey an order yet, and names them."""
+def require_all_workers(answer: Mapping[str, Any]) -> None:
+    """Raises CliError if workers have not applied an order yet, and names them."""
     late = answer.get("disobedient") or ()  # a gateway of an earlier version does not wait
     if late:
         lines = [
@@ -96,7 +97,7 @@ def obedience(answer: Mapping[str, Any]) -> None:
             + (one["problem"] or "last heard of {} s ago".format(one["silent_s"]))
             for one in late
         ]
-        raise CliError("ordered, but not every worker obeys yet:", *lines)
+        raise CliError("the order was stored, but not every worker has applied it yet:", *lines)
 
 
 def bill(found: Mapping[str, Any]) -> None:
@@ -111,13 +112,18 @@ def bill(found: Mapping[str, Any]) -> None:
     fields({name: value for name, value in notes.items() if value})
 
 
-def limits_table(limits: Mapping[str, Mapping[str, Any]]) -> None:
-    """Prints each limit and what remains of it."""
-    columns: tuple[str, ...] = ("LIMIT", "SET TO", "LEFT", "RESETS AT")
-    rows: list[tuple[object, ...]] = [
+def limit_rows(limits: Mapping[str, Mapping[str, Any]]) -> list[tuple[object, ...]]:
+    """Returns each limit and what remains of it, as LIMIT_COLUMNS."""
+    return [
         (name, _value(limit), limit.get("remaining", limit.get("remaining_usd")), limit.get("resets_at"))
         for name, limit in limits.items()
     ]
+
+
+def limits_table(limits: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints each limit and what remains of it."""
+    columns: tuple[str, ...] = LIMIT_COLUMNS
+    rows = limit_rows(limits)
     for_a_while = [limit.get("override") for limit in limits.values()]
     if any(for_a_while):
         columns = (*columns, "UNTIL", "THEN")
@@ -153,10 +159,12 @@ def periods_line(team: Mapping[str, Any]) -> str:
     return f"{team.get('timezone') or 'UTC'}{f', from {anchor}' if anchor else ''}"
 
 
-def balance_fields(balance: Mapping[str, str]) -> dict[str, str]:
+def balance_fields(balance: Mapping[str, Any]) -> dict[str, str]:
     """Returns a balance's fields. `available` comes first, because it is what people look for."""
     order = ("available", "held", "spent", "granted")
-    return {f"{name} USD": balance[f"{name}_usd"] for name in order}
+    fields = {f"{name} USD": balance[f"{name}_usd"] for name in order}
+    lots = balance.get("expiring") or ()  # a gateway of an earlier version knows none
+    return fields | {f"of it until {lot['expires_at']}": lot["available_usd"] for lot in lots}
 
 
 def _console() -> Console:

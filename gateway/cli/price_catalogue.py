@@ -1,10 +1,10 @@
-"""The prices that the package `genai-prices` ships, in the form of the configuration's rows. Nothing is downloaded.
+"""The prices in the package `genai-prices`, as rows of the configuration. Nothing is downloaded.
 
-    load(day)        -> Catalogue: what is in force on a day, and what follows
-    Entry            one model: its row as the configuration has it, and what that cannot say
+    load(day)        -> Catalogue: the prices in force on a day, and later ones
+    Entry            one model: its row of the configuration, and remarks about prices that a row cannot express
 
 A row charges what the package computes for a usage of the same model, tier and time. Rates finer than 1e-9 USD per
-million tokens are rounded up. The package is imported here and nowhere else, by name, since installations may lack it.
+million tokens are rounded up. The package is optional, and so it is imported only here, by name.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _PER_REQUEST: Final = "requests_kcount"
 _THOUSAND: Final = 1000
 _FINEST: Final = Decimal("1e-9")
 _MINIMUM_SECONDS: Final = MappingProxyType({"groq/whisper-large-v3": 10, "groq/whisper-large-v3-turbo": 10})
-"""What the package knows in its code, not in its data: https://console.groq.com/docs/speech-to-text"""
+"""A minimum that is in the package's code, not in its data: https://console.groq.com/docs/speech-to-text"""
 _TABLES: Final[Mapping[str, str]] = MappingProxyType({"service_tier": "tiers", "processing": "tiers", "speed": "when"})
 """The contexts of price variants that have a table here."""
 

@@ -2,9 +2,9 @@
 
     compare(config, day, names)   -> Comparison, for every row that names one model of the data
 
-Rows are compared by the rates that they come to, since one row may state a factor where the other states rates: below
-and above each step, in each tier and under each condition of the data, at the hours of the day, with fees and units, on
-the day and from each later version on. What only the file states besides (tools, images) is not of the data.
+Rows are compared by their resulting rates, because one row may state a factor and the other the rates. The comparison
+covers both sides of each step, each tier and condition of the data, the hours of the day, fees, units, and each later
+version. Prices that only the file has (tools, images) are not compared.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Comparison(NamedTuple):
 
 
 def compare(config: Path, day: date, names: Sequence[str] = ()) -> Comparison:
-    """Compares the rows of a configuration, or those that the data has for some providers and models.
+    """Compares all rows of a configuration, or only those for some providers and models.
 
     Raises CliError where the configuration is wrong or the package is missing.
     """

@@ -57,7 +57,7 @@ def explain(
 
 
 def _notes(found: dict[str, Any]) -> dict[str, Any]:
-    """What stands below the lines, besides what `requests show` prints."""
+    """Returns the notes below the lines, in addition to those that `requests show` prints."""
     shown = ("cost_usd", "model", "row", "in_force_from", "dialect", "at", "note")
     return {name.removesuffix("_usd"): found[name] for name in shown if found[name]}
 

@@ -14,6 +14,8 @@ from gateway.reporting.latency_buckets import duration
 
 app = Group(help="Requests: the last ones, why one was refused, how one was settled.")
 _Team = Annotated[str | None, option("One team; without it, all.")]
+_MAX_DETAIL_CHARACTERS: Final = 60
+"""Characters of a detail in a list: `gateway requests show` has all of it."""
 _SHOWN_APART: Final = ("object", "team_id", "key_id", "entry", "timings", "tried", "usage", "tags")
 
 
@@ -100,6 +102,9 @@ def _steps(timings: dict[str, float]) -> list[tuple[str, str, str]]:
 
 def _row(item: Json) -> tuple[Any, ...]:
     why = " ".join(str(item[name]) for name in ("scope", "limit", "code") if item[name]) if item["code"] else ""
+    if detail := item["detail"]:
+        detail = detail if len(detail) <= _MAX_DETAIL_CHARACTERS else f"{detail[: _MAX_DETAIL_CHARACTERS - 1]}…"
+        why = f"{why}: {detail}" if why else detail
     usage, took = item["usage"] or {}, (item["timings"] or {}).get("total_ms")
     return (
         (item["at"] or "")[:19],

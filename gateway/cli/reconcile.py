@@ -1,4 +1,4 @@
-"""`gateway reconcile`: holds the journal against what a provider exports of its bill.
+"""`gateway reconcile`: compares the journal with the bill that a provider exports.
 
 It reads the journals of all teams by the admin API, as `gateway ledger export` does, and the export row by row. The
 exit code is 1 if the two sides differ by more than --tolerance, and 2 if the export cannot be read.
@@ -37,9 +37,9 @@ from gateway.protocol.moments import parse_moment
 _ENTRIES_AT_ONCE: Final = "1000"
 _SHOWN: Final = 50
 _MAX_JSON: Final = 64 * 2**20
-"""Characters of one JSON text. It is read at once; JSON Lines, a page in each line, has this bound for each line."""
+"""The largest JSON text in characters. With JSON Lines, this is the bound of each line."""
 _REPORTED: Final = ("usage", "upstream_cost")
-"""What `settled_by` says of charges that rest on what the provider has reported."""
+"""The values of `settled_by` for charges that the provider has reported."""
 
 
 def reconcile(  # noqa: PLR0913 - each parameter is an option
@@ -60,7 +60,7 @@ def reconcile(  # noqa: PLR0913 - each parameter is an option
     max_keys: Annotated[int, option("How many ids, days and models are kept in memory.", minimum=1)] = MAX_KEYS,
     as_json: Annotated[bool, option("The result as JSON, for scripts.", "--json")] = False,
 ) -> None:
-    """Hold the journal against a provider's export. The exit code is 1 if they differ by more than --tolerance."""
+    """Compare the journal with a provider's export. The exit code is 1 if they differ by more than --tolerance."""
     first, end = _day(since, "--from"), _day(until, "--to")
     if first >= end:
         raise CliError("--from must be before --to, which is not included", exit_code=USAGE)
@@ -99,7 +99,7 @@ def reconcile(  # noqa: PLR0913 - each parameter is an option
 def _add_journal(books: Reconciliation, client: AdminClient, upstream: str, period: dict[str, str]) -> None:
     met = False
     for team in list(client.every("/teams", {"all": "true"})):
-        models: tuple[str, str] = ("", "")  # an attempt stands behind the entry of its request, which names the model
+        models: tuple[str, str] = ("", "")  # an attempt comes after the entry of its request, which names the model
         for entry in client.every(f"{team_path(team['id'])}/journal", period):
             if entry["type"] == "attempt":
                 told = entry["attempt"] or {}
@@ -139,7 +139,7 @@ def _day_of(entry: Json) -> str:
 
 
 def _charges(source: TextIO, named: dict[str, str]) -> Iterator[Charge]:
-    """Reads an export as what its first character says that it is."""
+    """Reads an export. Its first character tells JSON from CSV."""
     first = source.readline(_MAX_JSON + 1)
     while first and not first.strip():
         first = source.readline(_MAX_JSON + 1)
@@ -167,7 +167,7 @@ def _pages(text: object) -> Iterator[Charge]:
 
 
 def _json(text: str) -> Any:
-    """Returns a JSON text, its fractions exact; None for what is none."""
+    """Returns the value of a JSON text, with exact fractions, or None if it is not JSON."""
     try:
         return json.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError):
@@ -290,11 +290,11 @@ def _amount(sums: Sums, *, has_costs: bool) -> str:
 
 
 def _rests_on(sums: Sums, before: str = "") -> str:
-    """How many charges of the journal do not rest on what the provider has reported."""
+    """Returns a note about the number of charges that are estimates or attempts."""
     told = [f"{count} {name}" for name, count in (("estimates", sums.estimates), ("attempts", sums.attempts)) if count]
     return before + ", ".join(told) if told else ""
 
 
 def _shown(text: str) -> str:
-    """Text of a file without what a terminal would act on."""
+    """Returns text of a file without control characters."""
     return "".join(one if one.isprintable() else "?" for one in text)

@@ -1,8 +1,8 @@
-"""`gateway serve` and `gateway simulate`: what is set up around a server, in order.
+"""`gateway serve` and `gateway simulate`: the set-up around a server, from the outside in.
 
     until_stopped     SIGINT and SIGTERM end it with exit code 0
-      listening       the socket comes first, so that a port in use does not start a store
-        stored        the embedded Valkey, which stops last, if the settings ask for it; otherwise a check of the spool
+      listening       the socket is opened first, so that no store is started if the port is in use
+        stored        the embedded Valkey, if the settings ask for it; otherwise a check of the store and the spool
           simulated   the built-in simulator, if an upstream asks for it
             server.run  until the signal
 
@@ -66,7 +66,7 @@ def simulate(host: str, port: int, *, post_only: bool) -> None:
 
 @contextlib.contextmanager
 def until_stopped() -> Iterator[None]:
-    """Treats SIGTERM like Ctrl-C: everything inside is unwound, and the exit is regular."""
+    """Treats SIGTERM like Ctrl-C: all blocks inside are left in order, and the exit code is 0."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         yield

@@ -1,8 +1,8 @@
-"""`gateway login` and `gateway logout`: an admin key by the identity provider, for as long as a working day.
+"""`gateway login` and `gateway logout`: a temporary admin key by a sign-in at the identity provider.
 
     ~/.config/gateway/signed-in/<host>-<port>    the key; readable by its owner alone (XDG_CONFIG_HOME)
 
-It is used for its gateway where no other key is given (client.py).
+It is used for its gateway if no other key is given (client.py).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from gateway.cli.profiles import signed_in_file
 _SLOWER_S: Final = 5  # RFC 8628, section 3.5
 
 
-class _AskedTooOften(CliError):
-    """The gateway, or the identity provider, wants to be asked less often."""
+class _PolledTooOften(CliError):
+    """The gateway or the identity provider wants fewer polls."""
 
 
 def login(*, as_json: options.AsJson = False) -> None:
@@ -41,7 +41,7 @@ def login(*, as_json: options.AsJson = False) -> None:
             sleep(pause_s)
             try:
                 answer = _post(calls, url, "/sign-in/token", {"device_code": begun["device_code"]})
-            except _AskedTooOften:
+            except _PolledTooOften:
                 answer, pause_s = {}, pause_s + _SLOWER_S
             if "key" in answer:
                 break
@@ -80,7 +80,7 @@ def _post(calls: Calls, url: str, path: str, body: dict[str, str]) -> Json:
     if not isinstance(found, dict):
         raise CliError(f"{url} is no gateway")
     if not answer.is_success:
-        refused = _AskedTooOften if answer.status == HTTPStatus.TOO_MANY_REQUESTS else CliError
+        refused = _PolledTooOften if answer.status == HTTPStatus.TOO_MANY_REQUESTS else CliError
         raise refused(str(found.get("error", {}).get("message", answer.status)))
     return found
 

@@ -1,12 +1,12 @@
-"""Commands whose signatures say what click is told: an annotation has a parameter's type, its text and its bounds.
+"""Turns annotated functions into commands of click. An annotation has a parameter's type, help text and bounds.
 
     app = Group(help="Keys of a team.")
 
     @app.command("list")
     def list_(team: Annotated[str, argument("A team.")], *, rpm: Annotated[int, option("Requests.", minimum=0)]): ...
 
-A parameter may be str, int, float, bool (a flag), Path, an enum of texts, or a list of one of them; `| None` where
-nobody has to give it. An option is named like its parameter unless it is named here.
+A parameter may be str, int, float, bool (a flag), Path, an enum of texts, or a list of one of them. `| None` makes it
+optional. An option has the name of its parameter, unless its annotation names it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import click
 
 
 class Described(NamedTuple):
-    """What stands beside a parameter's type: whether it is an option, and what is said about it."""
+    """The rest of a parameter's annotation: whether it is an option, its help text and its bounds."""
 
     is_option: bool
     text: str
@@ -81,7 +81,7 @@ class Group(click.Group):
 
 
 def parameters_of(function: Callable[..., Any]) -> list[click.Parameter]:
-    """Returns what click has to know of a function's parameters."""
+    """Returns click's parameters for a function."""
     hints = get_type_hints(function, include_extras=True)
     return [_parameter(one, *get_args(hints[one.name])) for one in inspect.signature(function).parameters.values()]
 
@@ -111,7 +111,7 @@ def _parameter(declared: inspect.Parameter, kind: Any, described: Described) -> 
 
 
 def _type(kind: type, described: Described) -> click.ParamType[Any] | type:
-    """Returns what click converts a text with."""
+    """Returns the type with which click converts a text."""
     if kind is Path:
         return click.Path(path_type=Path)
     if issubclass(kind, StrEnum):
@@ -123,7 +123,7 @@ def _type(kind: type, described: Described) -> click.ParamType[Any] | type:
 
 
 def _caller(kind: Any, *, several: bool) -> Callable[[click.Context, click.Parameter, Any], Any] | None:
-    """Returns what turns click's value into the function's: an enum's member for its text, a list for a tuple."""
+    """Returns a function that converts click's values: a text to its enum member, a tuple to a list."""
     if several:
         return lambda _context, _parameter, values: list(values) or None
     if issubclass(kind, StrEnum):

@@ -49,7 +49,7 @@ def enable(team: options.TeamArgument, *, as_json: options.AsJson = False) -> No
 
 @app.command()
 def resume(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
-    """Let a team go on that was paused, because a request had cost more than was held for it."""
+    """Resume a team that was paused because a request cost more than was held for it."""
     _change(team, {"paused": False}, as_json=as_json)
 
 
@@ -74,7 +74,7 @@ def periods(
 ) -> None:
     """Set where a team's days, weeks, months and quarters begin, for its budgets and its usage; "none" removes one.
 
-    It applies at once: what the present period has counted counts until its new end.
+    It applies at once. The present period keeps its count and ends at its new end.
     """
     given = options.given(timezone=timezone, anchor=anchor)
     if not given:

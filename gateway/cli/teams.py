@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated, Any
 
 import click
@@ -61,7 +60,7 @@ def create(  # noqa: PLR0913 - the command's flags
         output.as_json(team)
     else:
         _show(team)
-        click.echo(f"\nA key for it: {options.program()} keys create {shlex.quote(name)} --name LABEL")
+        click.echo(f"\nA key for it: {options.program()} keys create {options.word(name, team['id'])} --name LABEL")
 
 
 @app.command("list")

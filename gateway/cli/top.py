@@ -23,7 +23,7 @@ LAST: Final = 12
 
 @dataclass
 class LiveTable:
-    """What was counted since the start. Mutable."""
+    """The live table: counts since the start. Mutable."""
 
     started: float = field(default_factory=time.monotonic)
     requests: Counter[str] = field(default_factory=Counter)
@@ -82,6 +82,8 @@ def top(
 def line(event: Json) -> str:
     """Returns a request as one line."""
     why = f" {event['scope'] or ''} {event['limit'] or ''} {event['code']}" if event["code"] else ""
+    if why and event.get("detail"):  # gateways of earlier versions do not send it
+        why += f" ({event['detail']})"
     cost = f" {event['cost_usd']} USD" if event["cost_usd"] else ""
     took = f" {event['total_ms']:.0f} ms" if event["total_ms"] is not None else ""
     return f"{event['id']} {event['status']} {event['outcome']}{why} {event['model'] or '-'}{cost}{took}"

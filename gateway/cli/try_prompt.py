@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -15,13 +16,15 @@ import click
 
 from gateway.cli import output
 from gateway.cli.calls import Answer, Calls, NoAnswerError, NoConnectionError
-from gateway.cli.client import DEFAULT_URL, AdminClient, called
+from gateway.cli.client import DEFAULT_URL, AdminApiError, AdminClient, called
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.profiles import default_profile, named_profile, secret
 from gateway.cli.signatures import argument, option
 from gateway.protocol.response_events import TERMINAL_EVENTS, TERMINAL_STATUSES
 
 _TIMEOUT_S: Final = 600.0
+_SETTLED_WITHIN_S: Final = 2.0
+_POLL_S: Final = 0.05
 
 
 def try_(
@@ -40,10 +43,11 @@ def try_(
             if max_output_tokens is not None:
                 body["max_output_tokens"] = max_output_tokens
             answer = _stream(calls, body, silent=as_json)
+            cost = _cost(answer.request_id)  # first, because then the balance is that after the settlement
             mine = _good(calls.request("GET", "/v1/key"))
         except (NoConnectionError, NoAnswerError) as error:
             raise CliError(f"no answer from {url} ({error})") from None
-    usage, cost = answer.usage, _cost(answer.request_id)
+    usage = answer.usage
     if as_json:
         seen = {"id": answer.request_id, "output_text": answer.text, "usage": usage or None, "cost_usd": cost or None}
         output.as_json({**seen, "key": mine})
@@ -128,9 +132,26 @@ def _good(answer: Answer) -> dict[str, Any]:
 
 
 def _cost(request_id: str) -> str:
-    """Returns the cost from the ledger, or "" without an admin key."""
+    """Returns the cost from the ledger, or "" without an admin key that may see it.
+
+    A request is settled after its client has the answer, and so it may not be found at once.
+    """
+    deadline_s = time.monotonic() + _SETTLED_WITHIN_S
     try:
         with AdminClient.from_environment() as client:
-            return str(client.get(f"/requests/{request_id}")["cost_usd"] or "")
+            while (cost := _settled_cost(client, request_id)) is None and time.monotonic() < deadline_s:
+                time.sleep(_POLL_S)
+            return cost or ""
     except CliError:
         return ""
+
+
+def _settled_cost(client: AdminClient, request_id: str) -> str | None:
+    """Returns the cost of a request; None: it is not settled yet. Raises CliError."""
+    try:
+        cost = client.get(f"/requests/{request_id}")["cost_usd"]
+    except AdminApiError as error:
+        if error.code == "request_not_found":
+            return None
+        raise
+    return None if cost is None else str(cost)

@@ -1,8 +1,11 @@
-"""`gateway upstreams`: health as the workers see it; disable an upstream, and enable it again."""
+"""`gateway upstreams`: the health that the workers see; disabling and enabling an upstream."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Final
+
+import click
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, segment
@@ -43,16 +46,17 @@ def _turn(name: str, verb: str, *, as_json: bool) -> None:
         output.as_json(found)
     else:
         _table([found])
-        output.obedience(found)
+        output.require_all_workers(found)
 
 
 def _table(upstreams: list[Json]) -> None:
     output.table(
-        ("NAME", "STATE", "BREAKERS", "RESTING KEYS", "CONNECTIONS", "URL"),
+        ("NAME", "STATE", "UNTIL", "BREAKERS", "RESTING KEYS", "CONNECTIONS", "URL"),
         [
             (
                 upstream["name"],
                 _state(upstream),
+                upstream.get("until"),
                 ", ".join(worker["breaker"] for worker in upstream["workers"]),
                 sum(key["rests_s"] > 0 for worker in upstream["workers"] for key in worker["keys"]),
                 sum(worker["open_connections"] for worker in upstream["workers"]),
@@ -62,9 +66,28 @@ def _table(upstreams: list[Json]) -> None:
         ],
         empty="No upstreams.",
     )
+    for upstream in upstreams:
+        if note := _NOTES.get(upstream.get("state", "")):
+            click.echo(f"\n{upstream['name']}: {note}")
+        for one in upstream.get("models_affected", ()):
+            click.echo(f"{upstream['name']}: {one['model']}: {_words(one['state'])} until {one['until']}")
+
+
+_NOTES: Final = MappingProxyType(
+    {
+        "keys_rest": "its provider has refused each of its keys (401, 402); it is asked only where no other is left",
+        "breaker_open": "it failed several times in a row; nothing is sent to it before the next try",
+        "unreported": "no worker has reported it: the configuration may be newer than theirs",
+    }
+)
 
 
 def _state(upstream: Json) -> str:
     if not upstream["enabled"]:
         return f"out since {upstream['disabled_at']} by {upstream['disabled_by']}"
-    return "healthy" if upstream["healthy"] else "unhealthy"
+    # A gateway of an earlier version says no more than whether it is healthy.
+    return _words(upstream.get("state", "healthy" if upstream["healthy"] else "unhealthy"))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""`gateway usage`: who spent how much, with bars, refusals and durations.
+"""`gateway usage`: usage and spend with bars, refusals and durations.
 
 The figures are the ledger's. Durations come from buckets and are shown as approximate.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from decimal import Decimal
 from enum import StrEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
@@ -16,6 +17,7 @@ import click
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
 from gateway.cli.errors import USAGE, CliError
+from gateway.cli.files import parquet_writer, write_parquet
 from gateway.cli.signatures import option
 from gateway.reporting.csv_text import lines
 from gateway.reporting.latency_buckets import duration
@@ -25,7 +27,7 @@ MOST: Final = 50
 
 
 class By(StrEnum):
-    """What a row is about. VALUE: of a tag."""
+    """By what rows are grouped. VALUE: by the values of a tag."""
 
     MODEL = "model"
     KEY = "key"
@@ -37,7 +39,7 @@ class By(StrEnum):
 
 
 def by_of(text: str) -> By:
-    """Returns what `--by` asks for. Raises CliError."""
+    """Reads `--by`. Raises CliError."""
     if text.startswith("tag:") and text != "tag:":
         return By.VALUE
     if text in {one.value for one in By} - {By.VALUE}:
@@ -52,7 +54,7 @@ class Step(StrEnum):
     DAY = "day"
 
 
-def usage(
+def usage(  # noqa: PLR0913 - the command's flags
     *,
     team: Annotated[str | None, option("One team; without it, all.")] = None,
     by: Annotated[
@@ -66,12 +68,16 @@ def usage(
     ] = None,
     as_json: options.AsJson = False,
     as_csv: Annotated[bool, option("All rows as CSV, for spreadsheets.", "--csv")] = False,
+    parquet: Annotated[Path | None, option("All rows as Parquet, into this file.", metavar="FILE")] = None,
 ) -> None:
     """Show usage and spend by model, key, team, time, end user or tag; by default of the last 30 days."""
     asked = options.given(team=team, step=step.value, to=until, limit=limit)
-    if limit is None and not as_json and not as_csv:
+    if sum((as_json, as_csv, parquet is not None)) > 1:
+        raise CliError("--json, --csv and --parquet exclude one another", exit_code=USAGE)
+    if limit is None and not as_json and not as_csv and parquet is None:
         asked["limit"] = MOST
     about = by_of(by)
+    writer = parquet_writer() if parquet is not None else None
     asked |= {} if about is By.TIME else {"by": by}
     asked |= {"from": since} if since else {}
     if about is By.TAGS:
@@ -80,20 +86,17 @@ def usage(
         found = client.get("/usage/tags" if about is By.TAGS else "/usage", asked)
     if as_json:
         output.as_json(found)
-    elif about is By.TAGS:
-        _tags(found["data"], as_csv=as_csv)
     elif as_csv:
         sys.stdout.write(lines(_records(found, about), _COLUMNS[about]))
+    elif writer is not None and parquet is not None:
+        write_parquet(writer, parquet, _COLUMNS[about], _records(found, about))
+    elif about is By.TAGS:
+        _tags(found["data"])
     else:
         _table(found, about)
 
 
-def _tags(tags: list[Json], *, as_csv: bool) -> None:
-    if as_csv:
-        sys.stdout.write(
-            lines([{column: tag[column] for column in _COLUMNS[By.TAGS]} for tag in tags], _COLUMNS[By.TAGS])
-        )
-        return
+def _tags(tags: list[Json]) -> None:
     output.table(
         ("TAG", "VALUES", "REQUESTS", "INPUT", "CACHED", "OUTPUT", "COST USD"),
         [(tag["name"] or "(other names)", tag["values"], *(tag[figure] for figure in _FIGURES)) for tag in tags],
@@ -106,15 +109,15 @@ def _table(found: Json, by: By) -> None:
     named = [(_name(row, by), row) for row in rows]
     if found["others"]:
         named.append((f"{found['others']['groups']} others", found["others"]))
-    most = max((Decimal(row["cost_usd"]) for row in rows), default=Decimal(0))
-    timed = by in (By.MODEL, By.TEAM, By.TIME)  # durations are not rolled up by anything else
+    highest = max((Decimal(row["cost_usd"]) for row in rows), default=Decimal(0))
+    timed = by in (By.MODEL, By.TEAM, By.TIME)  # only these groups have durations
     heading = found["by"] if by is By.VALUE else by.value
     output.table(
         (
             *(heading.upper(), "REQUESTS", *(("REFUSED", "MEDIAN", "P95") if timed else ())),
             *("INPUT", "CACHED", "OUTPUT", "COST USD", "COST"),
         ),
-        [_row(name, row, most, timed=timed) for name, row in named],
+        [_row(name, row, highest, timed=timed) for name, row in named],
         empty=f"Nothing was used from {found['from']} to {found['to']}.",
     )
     if rows:
@@ -136,13 +139,13 @@ _COLUMNS: Final = MappingProxyType(
         By.MODEL: ("model", *_FIGURES, "refused", "median_ms", "p95_ms"),
     }
 )
-"""The columns of the CSV, without which no row stands."""
+"""The columns that every row of a file has."""
 
 
 def _records(found: Json, by: By) -> list[Json]:
-    """Returns the rows of the CSV. What was too much to be listed comes last."""
-    rows = found["data"] if by is By.TIME else found["groups"]
-    rows = [*rows, *([found["others"]] if found["others"] else [])]
+    """Returns the rows of a file. The sum of the groups that are not listed comes last."""
+    rows = found["data"] if by in (By.TIME, By.TAGS) else found["groups"]
+    rows = [*rows, *([found["others"]] if found.get("others") else [])]
     times = [row.get("total_ms") or {} for row in rows]
     known = [
         {**row, "median_ms": took.get("median"), "p95_ms": took.get("p95")}
@@ -151,21 +154,21 @@ def _records(found: Json, by: By) -> list[Json]:
     return [{name: row.get(name) for name in _COLUMNS[by]} for row in known]
 
 
-def bar(value: Decimal, most: Decimal) -> str:
+def bar(value: Decimal, highest: Decimal) -> str:
     """Returns a bar whose length is the value's share of the largest value.
 
     A value above zero has at least one cell.
     """
-    if value <= 0 or most <= 0:
+    if value <= 0 or highest <= 0:
         return ""
-    return "█" * min(BAR, max(1, round(BAR * value / most)))
+    return "█" * min(BAR, max(1, round(BAR * value / highest)))
 
 
-def _row(name: str, row: Json, most: Decimal, *, timed: bool) -> tuple[Any, ...]:
+def _row(name: str, row: Json, highest: Decimal, *, timed: bool) -> tuple[Any, ...]:
     took = row["total_ms"] or {} if timed else {}
     seen = (row["refused"], duration(took.get("median")), duration(took.get("p95"))) if timed else ()
     figures = (row["input_tokens"], row["cached_input_tokens"], row["output_tokens"], row["cost_usd"])
-    return (name, row["requests"], *seen, *figures, bar(Decimal(row["cost_usd"]), most) or " ")
+    return (name, row["requests"], *seen, *figures, bar(Decimal(row["cost_usd"]), highest) or " ")
 
 
 def _name(row: Json, by: By) -> str:

@@ -16,7 +16,7 @@ from typing import Final
 
 from gateway.errors import GatewayError
 
-_COME_BACK_MS: Final = 1000
+_RETRY_AFTER_MS: Final = 1000
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class CallerTurns:
             raise GatewayError(
                 "concurrency_exceeded",
                 f"{self._max_parallel} calls with this key run, and {self._max_waiting} wait for their turn.",
-                wait_ms=_COME_BACK_MS,
+                wait_ms=_RETRY_AFTER_MS,
             )
         else:
             await self._wait(caller)

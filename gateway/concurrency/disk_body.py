@@ -1,10 +1,10 @@
 """A request's body in a file instead of memory.
 
     DiskBody    written in order, then read in slices by any thread
-    SentBody    what of it is sent: its bytes, with others in one place; the file is not copied
+    SentBody    a body as it is sent: one range of its bytes may be replaced; the file is not copied
 
-The file has no name from its first moment on (O_TMPFILE, where the file system has that): a process that is killed
-leaves none. What fails is a GatewayError `disk_unavailable`; the operator's log says why.
+The file never has a name (O_TMPFILE, where the file system supports it), so that a process that is killed leaves no
+file behind. A failure is a GatewayError `disk_unavailable`; the operator's log has the reason.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import IO, Final, NamedTuple, Protocol
 from gateway.concurrency.off_loop import OffLoop
 from gateway.errors import Cause, GatewayError
 
-_PIECE_BYTES: Final = 512 * 1024  # of it are searched at a time
+_PIECE_BYTES: Final = 512 * 1024  # the most that is searched at a time
 _FIRST_PIECE_BYTES: Final = 64 * 1024
 
 
 def disk_unavailable(detail: str) -> GatewayError:
-    """The refusal of what has to be kept on disk, and cannot be."""
+    """Returns the error for a body that has to be kept on disk and cannot be."""
     return GatewayError(
         "disk_unavailable",
         "This gateway cannot keep an upload of this size just now. Try again.",
@@ -35,10 +35,10 @@ def disk_unavailable(detail: str) -> GatewayError:
 
 
 class DiskBody:
-    """One body. Its methods block: they are for threads. `protocol.byte_search.Readable`.
+    """One body, as a `protocol.byte_search.Readable`. Its methods block, so they are for threads.
 
-    State that changes: the file, which the first write makes and `close` ends; how long it is. All under one lock, so
-    that no read can meet the descriptor of somebody else's file.
+    State that changes: the file, which the first write creates and `close` closes, and its size. A lock protects both:
+    otherwise a read could use the number of a closed descriptor, which may belong to another file by then.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -53,7 +53,7 @@ class DiskBody:
         return self._size
 
     def write(self, data: bytes | bytearray) -> None:
-        """Appends. Raises GatewayError `disk_unavailable`."""
+        """Appends to the file. Raises GatewayError `disk_unavailable`."""
         with self._lock:
             try:
                 file = self._opened()
@@ -93,7 +93,7 @@ class DiskBody:
         return -1
 
     def close(self) -> None:
-        """The file is gone. What still reads or writes it fails. Idempotent."""
+        """Deletes the file. Later reads and writes fail. Idempotent."""
         with self._lock:
             self._closed = True
             file, self._file = self._file, None
@@ -121,7 +121,7 @@ NO_EDIT: Final = Edit(0, 0, b"")
 
 
 class Source(Protocol):
-    """What a body is sent from. Both may block, and raise GatewayError `disk_unavailable`."""
+    """The bytes of a body. Both methods may block, and raise GatewayError `disk_unavailable`."""
 
     def __len__(self) -> int:
         """Its length in bytes."""
@@ -131,7 +131,7 @@ class Source(Protocol):
 
 
 class SentBody:
-    """A body as it is sent: what `source` holds, with one place changed. Read in `off_loop`'s threads."""
+    """A body as it is sent: the bytes of `source`, with one edit. It is read in the threads of `off_loop`."""
 
     __slots__ = ("_edit", "_off_loop", "_size", "_source")
 
@@ -145,17 +145,17 @@ class SentBody:
         """How many bytes are sent."""
         return self._size
 
-    def read(self, at: int, most: int) -> bytes:
-        """The next bytes from `at` on, at least one and at most so many. For a thread. Raises GatewayError."""
+    def read(self, at: int, max_bytes: int) -> bytes:
+        """Returns between one and `max_bytes` bytes from `at` on. It may block. Raises GatewayError."""
         start, end, value = self._edit
         if at < start:
-            return self._source.read(at, min(at + most, start))
+            return self._source.read(at, min(at + max_bytes, start))
         inside = at - start
         if inside < len(value):
-            return value[inside : inside + most]
+            return value[inside : inside + max_bytes]
         place = end + inside - len(value)
-        return self._source.read(place, place + most)
+        return self._source.read(place, place + max_bytes)
 
-    def ask(self, at: int, most: int, then: Callable[[asyncio.Future[bytes]], None]) -> None:
+    def begin_read(self, at: int, max_bytes: int, then: Callable[[asyncio.Future[bytes]], None]) -> None:
         """Reads the same in a thread. `then` is called on the event loop."""
-        self._off_loop.begin(partial(self.read, at, most)).add_done_callback(then)
+        self._off_loop.begin(partial(self.read, at, max_bytes)).add_done_callback(then)

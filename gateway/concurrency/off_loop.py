@@ -41,6 +41,6 @@ class OffLoop:
                 await asyncio.wait({future})
             raise
 
-    def close(self) -> None:
-        """Accepts no more work. The process waits for running work when it ends."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+    def close(self, *, drop_waiting: bool = True) -> None:
+        """Accepts no more work. The process waits for running work when it ends, and for waiting work if it is kept."""
+        self._executor.shutdown(wait=False, cancel_futures=drop_waiting)

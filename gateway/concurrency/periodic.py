@@ -24,12 +24,12 @@ from typing import Final
 
 import structlog
 
-LONGEST_PAUSE_S: Final = 30.0
+MAX_PAUSE_S: Final = 30.0
 """The longest pause after failures, for work that is due more often than that."""
 DEAD_AFTER_S: Final = 30.0
 """How long work with a short period may complete no round before it counts as dead."""
 DEAD_AFTER_PERIODS: Final = 3
-_MOST_DOUBLINGS: Final = 10
+_MAX_DOUBLINGS: Final = 10
 
 
 class Periodic:
@@ -110,8 +110,8 @@ class Periodic:
         self.rounds[result] += 1
 
     def _pause_s(self) -> float:
-        doubled_s = self.every_s * 2.0 ** min(self._failures, _MOST_DOUBLINGS)
-        return min(doubled_s, max(self.every_s, LONGEST_PAUSE_S))
+        doubled_s = self.every_s * 2.0 ** min(self._failures, _MAX_DOUBLINGS)
+        return min(doubled_s, max(self.every_s, MAX_PAUSE_S))
 
     async def _sleep(self, delay_s: float) -> None:
         try:

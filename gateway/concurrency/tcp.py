@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-_IDLE_S: Final = 60
-_APART_S: Final = 15
+_IDLE_BEFORE_PROBES_S: Final = 60
+_PROBE_INTERVAL_S: Final = 15
 _PROBES: Final = 4
 
 
@@ -17,7 +17,11 @@ def keep_alive(sock: socket.socket) -> None:
     ever. The connections that a listening socket accepts inherit the option.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", _IDLE_S), ("TCP_KEEPINTVL", _APART_S), ("TCP_KEEPCNT", _PROBES)):
+    for name, value in (
+        ("TCP_KEEPIDLE", _IDLE_BEFORE_PROBES_S),
+        ("TCP_KEEPINTVL", _PROBE_INTERVAL_S),
+        ("TCP_KEEPCNT", _PROBES),
+    ):
         option = getattr(socket, name, None)  # not every system has them all
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -10,6 +10,6 @@ notice_settings     [notices] and [recipients.NAME]
 environment_proxy   the forward proxy that the environment names
 types               the types of single values: secrets, patterns, prices, proxies
 errors              problems of a configuration and where they are
-messages            what is wrong, in our own words, and what was probably meant
+messages            messages about invalid values, and the name that was probably meant
 positions           where each key stands in its file
 """

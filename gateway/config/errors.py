@@ -14,13 +14,13 @@ from typing import Final
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.config.messages import hint, said, settings_at
+from gateway.config.messages import hint, message_of, settings_at
 from gateway.config.positions import Place, Position, nearest
 
 ENV_PREFIX: Final = "GATEWAY_"
 DELIMITER: Final = "__"
 
-_KEY: Final = "[key]"  # how pydantic says that a key is wrong, and not its value
+_KEY: Final = "[key]"  # pydantic's marker that a key is wrong, and not its value
 _FORMS: Final = frozenset({"bool", "int", "str"})
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -58,8 +58,8 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> Iterator[Prob
     for place, detail in details:
         kind = detail["type"]
         if kind == "too_short" and any(other[: len(place)] == place != other for other in places):
-            continue  # its entries are wrong, and have lines of their own
-        message = said(detail)
+            continue  # its entries are wrong, and are reported themselves
+        message = message_of(detail)
         if kind == "extra_forbidden":
             message += _meant(model, place)
         elif kind == "string_type" and place[0] == "prices":
@@ -75,7 +75,7 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> Iterator[Prob
 
 
 def _place(loc: Place) -> Place:
-    """Returns a place without the form, of several that a value may have, that pydantic tried."""
+    """Returns a place without the name of the alternative that pydantic tried for a union."""
     return tuple(
         part for part in loc if not (isinstance(part, str) and (part in _FORMS or part.startswith("literal[")))
     )
@@ -92,7 +92,7 @@ def _meant(model: type[BaseModel], place: Place) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What was read: its name, and where the keys of a file stand."""
+    """The source of a configuration: its name, and the positions of a file's keys."""
 
     name: str
     positions: Mapping[Place, Position] | None = None

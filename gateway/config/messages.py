@@ -1,6 +1,6 @@
-"""What is wrong with a value, in our own words: pydantic's errors speak of its types and of patterns. Pure.
+"""Messages about invalid values, in place of pydantic's, which mention its types and patterns. Pure.
 
-said(detail)             the message of one of pydantic's errors
+message_of(detail)       the message for one of pydantic's errors
 settings_at(model, ...)  the names that a table may have
 hint(name, names)        the name that was probably meant
 """
@@ -15,7 +15,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-_SAID: Final[Mapping[str, str]] = MappingProxyType(
+from gateway.protocol.wording import counted
+
+_MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "missing": "is missing",
         "extra_forbidden": "there is no such setting",
@@ -34,10 +36,10 @@ _SAID: Final[Mapping[str, str]] = MappingProxyType(
         "greater_than": "must be over {gt}",
         "less_than_equal": "must be at most {le}",
         "less_than": "must be under {lt}",
-        "string_too_short": "must have at least {min_length} characters",
-        "string_too_long": "must have at most {max_length} characters",
-        "too_short": "needs at least {min_length} entry",
-        "too_long": "may have at most {max_length} entries",
+        "string_too_short": "must have at least {min_length:character}",
+        "string_too_long": "must have at most {max_length:character}",
+        "too_short": "needs at least {min_length:entry/entries}",
+        "too_long": "may have at most {max_length:entry/entries}",
         "literal_error": "must be {expected}",
         "enum": "must be {expected}",
         "tuple_type": "must be a list in brackets",
@@ -50,22 +52,36 @@ _SAID: Final[Mapping[str, str]] = MappingProxyType(
         "datetime_from_date_parsing": "must be a date or a time in ISO 8601",
         "datetime_parsing": "must be a date or a time in ISO 8601",
         "datetime_type": "must be a date or a time in ISO 8601",
+        "date_type": "must be a date, such as 2026-11-15",
+        "date_parsing": "must be a date, such as 2026-11-15",
+        "date_from_datetime_parsing": "must be a date, such as 2026-11-15",
+        "date_from_datetime_inexact": "must be a date without a time, such as 2026-11-15",
     }
 )
-_OTHERWISE: Final = "is not valid here"
-_ALIKE: Final = 0.6
+_DEFAULT_MESSAGE: Final = "is not valid here"
+_MIN_SIMILARITY: Final = 0.6
 
 
-def said(detail: Mapping[str, Any]) -> str:
-    """Returns the message of one of pydantic's errors. What our own validators say stays as it is."""
+class _Number(int):
+    """A number that a message may count: `{min_length:entry/entries}`, `{min_length:character}`."""
+
+    def __format__(self, nouns: str) -> str:
+        return counted(self, *nouns.split("/")) if nouns else str(int(self))
+
+
+def message_of(detail: Mapping[str, Any]) -> str:
+    """Returns the message for one of pydantic's errors. Messages of our own validators are kept."""
     kind = str(detail["type"])
     if kind in ("value_error", "assertion_error"):
         return str(detail["msg"]).partition(", ")[2]
-    context = {name: str(value).replace("'", '"') for name, value in (detail.get("ctx") or {}).items()}
+    context = {
+        name: _Number(value) if isinstance(value, int) else str(value).replace("'", '"')
+        for name, value in (detail.get("ctx") or {}).items()
+    }
     try:
-        return _SAID.get(kind, _OTHERWISE).format_map(context)
+        return _MESSAGES.get(kind, _DEFAULT_MESSAGE).format_map(context)
     except KeyError:
-        return _OTHERWISE
+        return _DEFAULT_MESSAGE
 
 
 def settings_at(annotation: Any, place: Sequence[str | int]) -> tuple[str, ...]:
@@ -83,5 +99,5 @@ def settings_at(annotation: Any, place: Sequence[str | int]) -> tuple[str, ...]:
 
 def hint(name: str, names: Iterable[str]) -> str:
     """Returns the name that was probably meant, as the end of a message, or ""."""
-    near = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=_ALIKE)
+    near = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=_MIN_SIMILARITY)
     return f"; did you mean {near[0]!r}?" if near else ""

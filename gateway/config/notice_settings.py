@@ -1,4 +1,4 @@
-"""[notices] and [recipients.NAME]: who is told when a team comes near a limit, and how. Only operators write here."""
+"""[notices] and [recipients.NAME]: who gets notices when a team comes near a limit, and how."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Where each key of a TOML document stands, for messages. Pure.
 
-The document has been read by tomllib before, so that this only follows it. Of one that it cannot follow, the positions
-up to there are known.
+The document has already been parsed by tomllib, which reports its mistakes. If this module cannot follow it, only the
+positions up to that place are known.
 """
 
 from __future__ import annotations

@@ -135,6 +135,7 @@ class LedgerSettings(Section):
     journal_retention_s: Retention = 400 * 86_400
     usage_retention_s: Retention = 400 * 86_400
     idempotency_ttl_s: Retention = 86_400
+    max_credit_lots: int = Field(default=32, ge=1, le=200)
     refused_max_entries: int = Field(default=1000, ge=10, le=1_000_000)
     refused_retention_s: Retention = 7 * 86_400
     spool_max_bytes: int = Field(default=64 * 1024 * 1024, ge=4096, le=1024**4)

@@ -1,4 +1,4 @@
-"""Every setting, typed; with types.py the only reader of environment and files.
+"""All settings with their types. Only this module and types.py read the environment and files.
 
     gateway.toml (--config, GATEWAY_CONFIG)  <  environment GATEWAY_<SECTION>__<NAME>
     secrets: "env:NAME" or "file:PATH", never the secret itself
@@ -7,7 +7,7 @@
     lists and tables in the environment: JSON, GATEWAY_UPSTREAMS__SIRAYA__API_KEYS='["env:SIRAYA_API_KEY"]'
 
 Unknown keys are errors. `load_settings` reports every error at once, each with its place (errors.py).
-gateway.example.toml documents each setting; a test holds the two together.
+gateway.example.toml documents each setting; a test compares the two.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     @model_validator(mode="wrap")
     @classmethod
     def _all_problems(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        # Names are looked up in the raw values: one wrong number does not hide an upstream that is not there.
+        # Names are looked up in the raw values, so that one wrong number does not hide a missing upstream.
         problems = list(_unknown_names(_fields(data)))
         try:
             settings = handler(data)
@@ -151,7 +151,7 @@ _END: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$
 
 
 def _text_of(content: bytes, where: str) -> str:
-    """Returns a file's text. Raises SettingsError for what is no UTF-8, or begins with a byte order mark."""
+    """Returns a file's text. Raises SettingsError if it is not UTF-8 or begins with a byte order mark."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise SettingsError([f"{where}:1:1: is UTF-16: save it as UTF-8"])
     if content.startswith(codecs.BOM_UTF8):
@@ -172,7 +172,7 @@ def _not_toml(message: str, where: str, text: str) -> str:
 
 
 def settings_from(values: Mapping[str, Any], source: Source) -> Settings:
-    """The settings of a file's values and the environment. Raises SettingsError."""
+    """Returns the settings from a file's values and the environment. Raises SettingsError."""
     lines = _unknown_variables(os.environ)
     try:
         settings = Settings(**values)
@@ -186,12 +186,12 @@ def settings_from(values: Mapping[str, Any], source: Source) -> Settings:
 
 
 def _fields(value: Any) -> Mapping[Any, Any]:
-    """A table's keys and values, whether it is raw or validated already; of anything else, none."""
+    """Returns the keys and values of a raw or validated table, and nothing for other values."""
     return dict(value) if isinstance(value, BaseModel) else value if isinstance(value, Mapping) else {}
 
 
 def _unknown_names(values: Mapping[Any, Any]) -> Iterator[Problem]:
-    """Routes to upstreams that do not exist, patterns with two routes, aliases that lead nowhere."""
+    """Finds routes to missing upstreams, patterns with two routes, and aliases without a route."""
     upstreams = _fields(values.get("upstreams"))
     routes = values.get("routes")
     patterns = set()
@@ -231,7 +231,7 @@ def _patterns(model: str) -> tuple[str, ...]:
 
 
 def _same_names(section: str, names: Mapping[Any, Any]) -> Iterator[Problem]:
-    """Yields names that differ in their spelling only: callers' names are compared without it."""
+    """Yields names that differ only in case or white space, because names are compared without them."""
     seen: dict[str, str] = {}
     for name in map(str, names):
         other = seen.setdefault(folded(name), name)
@@ -240,7 +240,7 @@ def _same_names(section: str, names: Mapping[Any, Any]) -> Iterator[Problem]:
 
 
 def _not_json(environ: Mapping[str, str]) -> list[str]:
-    """The variables that pydantic cannot read; its own error names only their section."""
+    """Finds variables that pydantic cannot read. Its own error would name only their section."""
     problems = []
     for name, value in environ.items():
         source = EnvSettingsSource(Settings)
@@ -273,7 +273,7 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 _OTHERS: Final = frozenset({"GATEWAY_ADMIN_KEY"})
-"""Variables that the command line, or a configuration by custom, reads under a name that looks like a setting's."""
+"""Variables of the command line whose names look like settings."""
 
 
 def _spelled(rest: str) -> str:

@@ -100,7 +100,7 @@ def _store_url(text: str) -> str:
 _KEPT_HERE: Final = frozenset(
     {"authorization", "proxy-authorization", "api-key", "x-api-key", "x-gateway-admin-key", "cookie", "host"}
     | {"connection", "content-length", "transfer-encoding", "expect", "upgrade", "keep-alive", "te", "trailer"}
-    | {"x-gateway-tags"}
+    | {"x-gateway-tags", "x-gateway-end-user"}
     | {f"sec-websocket-{name}" for name in ("protocol", "key", "version", "extensions")}
 )
 """Headers that never go from a client to an upstream: keys, a browser's too, tags, and a connection's own."""

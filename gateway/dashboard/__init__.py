@@ -11,10 +11,10 @@
     requests.py       GET /requests, /requests/{id}, and /live as server-sent events
     upstreams.py      /upstreams: health, disable, enable; GET /audit: who did what
     admin_keys.py     /admin-keys: create, list, revoke
-    notices.py        /notices: who is told of limits, what was sent, and a test
+    notices.py        /notices: the recipients, the sent notices, and a test
     prices.py         /prices: the price rows, and what a usage costs
     configuration.py  /configuration: show it and reload it
-    downloads.py      /download/{name}.csv: what each page shows, for spreadsheets
+    downloads.py      /download/{name}.csv: the rows of each page, for spreadsheets
     static.py         /static/{name}: the style sheet, the scripts, the icon
     not_found.py      any other path
     guard.py          sessions, CSRF tokens, headers, and errors as pages, for every route

@@ -1,7 +1,7 @@
 """The client of the admin API, called in-process as the admin who is signed in.
 
-Pages therefore use the API's access table, bounds, audit log and numbers, and need none of their own. `forward` passes
-a whole request on, for the live stream.
+Pages therefore use the API's access table, bounds, audit log and numbers. `forward` passes a whole request on, for the
+live stream.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _SENT_BEFORE: Final = (
     "This form was sent before with other content, and that change was made. To make this change as well, send it now."
 )
 _AT_ONCE: Final = 4
-"""How many calls one page makes at a time. The API bounds them for each admin key."""
-_OURS: Final = "gateway."  # what the application stores in a scope: the request's id
+"""How many calls a page makes in parallel. The API bounds them for each admin key."""
+_REQUEST_ID_FIELD: Final = "gateway."  # what the application stores in a scope: the request's id
 _CONNECTION: Final = ("type", "asgi", "http_version", "scheme", "client", "server", "state")
 _PASSED_ON: Final = frozenset({b"host", b"accept", b"last-event-id"})
 
@@ -95,7 +95,7 @@ class AdminClient:
         if answer.is_error:
             error = answer_body["error"]
             code = str(error["code"])
-            # somebody went back in the browser and changed a form that had been sent
+            # the person has gone back in the browser and changed a form that was already sent
             if code == "idempotency_mismatch":
                 raise AdminApiError(answer.status_code, code, _SENT_BEFORE)
             raise AdminApiError(answer.status_code, code, error["message"], error["param"])
@@ -116,7 +116,7 @@ class AdminClient:
         await self._signed_in(scope, receive, send)
 
     async def _signed_in(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = {name: value for name, value in self._request.scope.items() if name.startswith(_OURS)}
+        ours = {name: value for name, value in self._request.scope.items() if name.startswith(_REQUEST_ID_FIELD)}
         from_whom = [pair for pair in self._request.scope["headers"] if pair[0] == b"x-forwarded-for"]
         inner = {
             **scope,

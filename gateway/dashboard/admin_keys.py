@@ -1,4 +1,4 @@
-"""Admin keys: who may run the gateway, read it, or manage one team. A key's text is shown once, at creation."""
+"""Admin keys of people who run the gateway, read it, or manage one team. A key's text is shown once, at creation."""
 
 from __future__ import annotations
 

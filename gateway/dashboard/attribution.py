@@ -1,4 +1,4 @@
-"""Usage by the values of a tag, or by end user: for one team or for all, by the day."""
+"""Usage by the values of a tag or by end user, per day, for one team or for all."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def _ms(iso: str) -> int:
 
 
 def colours(names: Iterable[str]) -> Mapping[str, str]:
-    """Returns a colour for each name: the one at the place that its text gives it, or the next one that is free."""
+    """Returns a colour for each name: the one that a hash of its text selects, or the next free one."""
     found: dict[str, str] = {OTHERS: GREY}
     taken: set[int] = set()
     for name in sorted(set(names) - {OTHERS}):

@@ -1,4 +1,4 @@
-"""The figures of each page as CSV, for spreadsheets. They come from the admin API, as the page's own do.
+"""The rows of each page as CSV, for spreadsheets. They come from the admin API, like those of the page.
 
 A download has the newest MAX_ROWS rows; `gateway ledger export` and `gateway usage --csv` write everything.
 """
@@ -25,7 +25,7 @@ _FILTERS: Final = ("by", "outcome", "type", "key", "model", "status", "from", "t
 
 
 class Download(NamedTuple):
-    """Where rows come from: a path of the API, its query, and which of an answer are the rows."""
+    """The source of a file: a path of the API, its query, and how an answer gives rows."""
 
     path: str
     rows: Callable[[dict[str, Any]], list[dict[str, Any]]] = lambda answer: answer["data"]
@@ -60,7 +60,7 @@ DOWNLOADS: Final[Mapping[str, Download]] = MappingProxyType(
         "configuration": Download("/config", lambda answer: answer["routes"], is_list=False),
     }
 )
-"""What each page has to give, by the name of the file."""
+"""The downloads by the name of their file."""
 
 
 @router.get("/{name}.csv")

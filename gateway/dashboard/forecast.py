@@ -1,12 +1,14 @@
 """When a balance ends if spending continues at the present rate. Pure.
 
 rate      the spend in the window divided by the window's length; for a team younger than the window, the time since its
-          creation, but at least a day, so that the first hour is not taken for a habit
-end       now + available / rate; never if nothing is spent
+          creation, but at least a day, so that the first hour does not count as typical
+end       now + usable / rate; never if nothing is spent
+usable    what is available, without what expires before it is spent at this rate; what expires first is spent first
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,10 +24,26 @@ class Forecast:
     ends_ms: int
 
 
-def forecast(*, available: int, spent: int, from_ms: int, created_ms: int, now_ms: int) -> Forecast:
-    """Forecasts the end of `available` nano-USD, given `spent` nano-USD from `from_ms` until now."""
+def forecast(
+    *,
+    available: int,
+    spent: int,
+    from_ms: int,
+    created_ms: int,
+    now_ms: int,
+    expiring: Sequence[tuple[int, int]] = (),
+) -> Forecast:
+    """Forecasts the end of `available` nano-USD, given `spent` nano-USD from `from_ms` until now.
+
+    `expiring`: the parts of it that expire, as the time (ms) and the amount, the first expiry first.
+    """
     window_ms = max(DAY_MS, now_ms - max(from_ms, created_ms))
     if spent <= 0:
         return Forecast(0, 0)
-    left_ms = max(0, available) * window_ms // spent
+    usable, used = available, 0
+    for expires_ms, amount in expiring:
+        spendable = min(amount, max(0, spent * (expires_ms - now_ms) // window_ms - used))
+        used += spendable
+        usable -= amount - spendable
+    left_ms = max(0, usable) * window_ms // spent
     return Forecast(spent * DAY_MS // window_ms, now_ms + left_ms if left_ms <= FAR_MS else 0)

@@ -1,4 +1,4 @@
-"""Fields of forms as the admin API's JSON. Nothing is validated here: the API says what is wrong with a value.
+"""Fields of forms as the admin API's JSON. Nothing is validated here; the API refuses invalid values.
 
 `form_of` leaves empty fields out, so an empty limit becomes null: "no limit".
 """
@@ -29,7 +29,7 @@ def limits(form: Mapping[str, str]) -> dict[str, Any]:
 
 
 def overrides(form: Mapping[str, str]) -> dict[str, Any]:
-    """Returns limits for a while, lines such as rpm=600 or rpm=none, all until one time; None for the one that ends."""
+    """Returns overrides, from lines such as rpm=600 or rpm=none, all until one time; None for an override that ends."""
     if "end" in form:
         return {form["end"]: None}
     until = moment(form.get("until", ""))

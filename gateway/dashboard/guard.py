@@ -50,14 +50,14 @@ HEADERS: Final[Mapping[str, str]] = MappingProxyType(
         "cache-control": "no-store",
     }
 )
-_LOOKING: Final = ("GET", "HEAD")
+_READ_METHODS: Final = ("GET", "HEAD")
 _VISIT: Final = "gateway.dashboard.visit"
 _FORM: Final = "gateway.dashboard.form"
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Services(Protocol):
-    """What the dashboard uses of the application besides its admin API."""
+    """The services that the dashboard uses besides the admin API."""
 
     settings: Settings
     sessions: Sessions
@@ -138,11 +138,11 @@ class OpenRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             try:
-                if request.method not in _LOOKING:
+                if request.method not in _READ_METHODS:
                     request.scope[_FORM] = await _read_form(request)
                 answer = await self.enter(request, handle)
             except ClientDisconnected:
-                # nobody reads it; 499 is nginx's status for a client that closed the connection
+                # the client has left; 499 is nginx's status for that
                 return Response(status_code=499)
             except GatewayError as error:
                 answer = _error_page(request, AdminApiError(error.status, error.code, error.message, error.param))
@@ -170,10 +170,10 @@ class PageRoute(OpenRoute):
         if admin is None or not root_key_of(request):
             if (kept := _kept(request, token)) is not None:
                 return sign_in_page(request, "/dashboard", kept=kept)
-            asked = request.url.path if request.method in _LOOKING else "/dashboard"
+            asked = request.url.path if request.method in _READ_METHODS else "/dashboard"
             return redirect_to(f"/dashboard/login?next={quote(asked, safe='')}")
         request.scope[_VISIT] = Visit(token, admin, AdminClient(request, admin), _base_url(request))
-        if request.method not in _LOOKING:
+        if request.method not in _READ_METHODS:
             check_csrf(request, token)
         return await handle(request)
 
@@ -188,7 +188,7 @@ def _kept(request: Request, token: str) -> KeptForm | None:
 
     A form of another site has no such token, and so nobody can put one before a user who signs in.
     """
-    if request.method in _LOOKING or not token:
+    if request.method in _READ_METHODS or not token:
         return None
     try:
         check_csrf(request, token)

@@ -17,11 +17,12 @@ from gateway.dashboard.teams import team_path
 
 router = APIRouter(route_class=PageRoute)
 PAGE: Final = 50
-_MOST_NAMES: Final = 2 * PAGE
+_MAX_NAMES: Final = 2 * PAGE
 TYPES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "grant": "granted",
         "adjust": "adjusted",
+        "lapse": "credits expired",
         "settle": "charged",
         "void": "not charged",
         "expire": "expired",
@@ -56,7 +57,7 @@ async def list_entries(request: Request, team: str) -> Response:
 
 async def key_names(visit: Visit, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Returns the names of the keys in these rows. Keys that are gone are missing."""
-    ids = list({row["key_id"] for row in rows if row.get("key_id")})[:_MOST_NAMES]
+    ids = list({row["key_id"] for row in rows if row.get("key_id")})[:_MAX_NAMES]
 
     async def name(key_id: str) -> str | None:
         try:

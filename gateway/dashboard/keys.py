@@ -59,7 +59,7 @@ async def change_limits(request: Request, team: str, key: str) -> Response:
 
 @router.post("/{key}/overrides")
 async def change_overrides(request: Request, team: str, key: str) -> Response:
-    """Sets limits of the key for a while, or ends one of them."""
+    """Sets overrides of the key's limits, or ends one of them."""
     form = form_of(request)
     body = {"overrides": forms.overrides(form)}
     return await changed(visit_of(request), team, _path(team, key), body, form, "key", f"while-{key}")

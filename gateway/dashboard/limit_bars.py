@@ -64,14 +64,14 @@ def _bar(name: str, limit: Mapping[str, Any]) -> LimitBar:
         return LimitBar(name, limit_label(name), "", NO_LIMIT, None, "ok", None)
     if "used_usd" in limit:
         # inexact, which is enough for the length of a bar
-        most, used = float(limit["limit_usd"]), float(limit["used_usd"])
+        limit_value, used = float(limit["limit_usd"]), float(limit["used_usd"])
         texts = usd(limit["used_usd"]), usd(limit["limit_usd"])
     elif "remaining" in limit:
-        most, used = limit["limit"], limit["limit"] - limit["remaining"]
-        texts = count(used), count(most)
+        limit_value, used = limit["limit"], limit["limit"] - limit["remaining"]
+        texts = count(used), count(limit_value)
     else:
-        most_text = usd(limit["limit_usd"]) if "limit_usd" in limit else count(limit["limit"])
-        return LimitBar(name, limit_label(name), "", f"{most_text} at most", None, "ok", None)
-    share = min(1.0, max(0.0, used / most)) if most else 1.0
+        limit_text = usd(limit["limit_usd"]) if "limit_usd" in limit else count(limit["limit"])
+        return LimitBar(name, limit_label(name), "", f"{limit_text} at most", None, "ok", None)
+    share = min(1.0, max(0.0, used / limit_value)) if limit_value else 1.0
     state = "full" if share >= 1 else "nearly" if share >= _NEARLY else "ok"
     return LimitBar(name, limit_label(name), *texts, round(share, 4), state, limit.get("resets_at"))

@@ -1,4 +1,4 @@
-"""Any other path below /dashboard: a page that says that nothing is there."""
+"""Any other path below /dashboard: a page that says that it does not exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notices: who is told of limits, what was sent, what waits and what failed, and a test of a recipient."""
+"""Notices: the recipients, the sent, waiting and failed notices, and a test of a recipient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def show_notices(request: Request) -> Response:
 
 @router.post("/test")
 async def send_test(request: Request) -> Response:
-    """Sends a test to a recipient, and says what came of it."""
+    """Sends a test to a recipient and shows the result."""
     visit = visit_of(request)
     recipient = form_of(request).get("recipient", "")
     return await _page(visit, await visit.api.change("POST", "/notices/test", {"recipient": recipient}))

@@ -1,8 +1,8 @@
 """Charts as SVG elements inside their page.
 
-The picture stretches to its width; numbers and names around it are text of the page, so that none shrinks on a phone.
-Each step says what it shows in a `title`, and in `data-says`, which page.js reads out under the pointer and for the
-arrow keys. An axis begins at 0. Without data there is no picture.
+The picture stretches to the width of the page. Numbers and names around it are text of the page, so that they do not
+shrink on a phone. Each step has its values in a `title` and in `data-says`, which page.js shows under the pointer
+and for the arrow keys. An axis begins at 0. Without data there is no picture.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from gateway.dashboard.render import count, usd
 from gateway.reporting.latency_buckets import duration
 
 POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
-_MOST_TICKS: Final = 4
+_MAX_TICKS: Final = 4
 _STEP: Final = 10
 _HEIGHT: Final = 100
-_MARK: Final = 3  # half of the stroke that marks a value, so that one without neighbours is seen
+_MARK: Final = 3  # half of the stroke that marks a value, so that a value without neighbours is visible
 _NICE: Final = (1, 2, 5, 10)
-_MOST_LABELS: Final = 4
+_MAX_LABELS: Final = 4
 _OPENING: Final = Markup(
     '<svg xmlns="http://www.w3.org/2000/svg" class="plot" viewBox="0 0 {} {}" preserveAspectRatio="none">'
 )
@@ -72,7 +72,7 @@ def as_image(plot: Plot) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class _Bars:
-    """How values are written, and whether they stand on each other."""
+    """How values are written, and whether bars are stacked."""
 
     text: Callable[[float], str]
     adds_up: bool
@@ -83,10 +83,10 @@ _Rows = Sequence[tuple[str, Sequence[float | None]]]
 
 def _plot(columns: Sequence[str], rows: _Rows, step: str, colours: Mapping[str, str], how: _Bars) -> Plot:
     known = [[value for value in values if value is not None] for _, values in rows]
-    most = max(((sum(values) if how.adds_up else max(values, default=0)) for values in known), default=0)
-    if most <= 0:
+    highest = max(((sum(values) if how.adds_up else max(values, default=0)) for values in known), default=0)
+    if highest <= 0:
         return Plot(Markup(), (), (), ())
-    width, number = _scale(most)
+    width, number = _scale(highest)
     top = width * number
     palette = [colours.get(column, GREY) for column in columns]
     draw = _bar_steps if how.adds_up else _line_steps
@@ -105,13 +105,13 @@ def _plot(columns: Sequence[str], rows: _Rows, step: str, colours: Mapping[str, 
     )
 
 
-def _scale(most: float) -> tuple[float, int]:
+def _scale(highest: float) -> tuple[float, int]:
     """Returns the width of a tick and how many there are: 1, 2 or 5 times a power of ten, up to the largest value."""
-    power = 10.0 ** (len(f"{most:.0f}") - 1) if most >= 1 else 1.0
-    while power > most / _MOST_TICKS:
+    power = 10.0 ** (len(f"{highest:.0f}") - 1) if highest >= 1 else 1.0
+    while power > highest / _MAX_TICKS:
         power /= 10
-    width = next(nice * power for nice in _NICE if nice * power * _MOST_TICKS >= most)
-    return width, max(1, -int(-most // width))
+    width = next(nice * power for nice in _NICE if nice * power * _MAX_TICKS >= highest)
+    return width, max(1, -int(-highest // width))
 
 
 def _guide(y: float, steps: int) -> Markup:
@@ -164,7 +164,7 @@ def _says(columns: Sequence[str], start: str, values: Sequence[float | None], st
 
 def _spread(steps: int) -> list[int]:
     """Returns the steps whose labels are shown, at even distances from the first to the last."""
-    shown = next((number for number in range(min(_MOST_LABELS, steps), 1, -1) if (steps - 1) % (number - 1) == 0), 1)
+    shown = next((number for number in range(min(_MAX_LABELS, steps), 1, -1) if (steps - 1) % (number - 1) == 0), 1)
     return [0] if shown == 1 else [index * (steps - 1) // (shown - 1) for index in range(shown)]
 
 

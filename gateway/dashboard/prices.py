@@ -24,7 +24,7 @@ FIELDS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = MappingProxyType(
         "reasoning": ("of them reasoning", ("output_tokens_details", "reasoning_tokens")),
     }
 )
-"""The fields of the form, and where a usage has them."""
+"""The fields of the form, and their places in a usage."""
 
 
 @router.get("")

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from gateway.accounts.limit_names import LIMITS, period_in_words, read_limit_name
 from gateway.reporting.latency_buckets import duration
 
-_SAID: Final[Mapping[str, str]] = {
+_LABELS: Final[Mapping[str, str]] = {
     "rpm": "requests per minute",
     "tpm": "tokens per minute",
     "concurrency": "concurrent requests",
@@ -24,13 +24,13 @@ _UNITS: Final[Mapping[str, str]] = {"budget_usd": "USD", "budget_tokens": "token
 
 
 def limit_label(name: str | None) -> str:
-    """Returns the name of a limit for people: "USD a week". What is no limit becomes words."""
+    """Returns the name of a limit for people: "USD a week". Other names become words."""
     read = read_limit_name(name or "")
     if read is None:
         return words(name)
-    said = _SAID.get(read.base) or f"{_UNITS[read.base]} {period_in_words(read)}"
-    said = f"{said} for {read.pattern}" if read.pattern else said
-    return f"{said}, each end user" if read.each else said
+    label = _LABELS.get(read.base) or f"{_UNITS[read.base]} {period_in_words(read)}"
+    label = f"{label} for {read.pattern}" if read.pattern else label
+    return f"{label}, each end user" if read.each else label
 
 
 def usd(amount: str | Decimal | None) -> str:

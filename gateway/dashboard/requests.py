@@ -47,7 +47,7 @@ PARTS: Final[Mapping[str, str]] = MappingProxyType(
         "total_ms": "settlement by the ledger",
     }
 )
-"""The moments of a request in their order, and what happens until each of them."""
+"""The times of a request in order, and what happens until each of them."""
 LIVE_S: Final = 60.0
 """The browser reconnects after this time and resumes the stream, so that the end of a session takes effect."""
 
@@ -83,7 +83,7 @@ async def list_requests(request: Request) -> Response:
 
 @router.get("/requests/find")
 async def find_request(request: Request) -> Response:
-    """Shows the request that is called so: by its own id, its response's or its upstream's."""
+    """Shows the request with this id: its own, its response's or its upstream's."""
     text = request.query_params.get("find", "").strip()
     return redirect_to(f"/dashboard/requests/{forms.segment(text)}" if text else "/dashboard/requests")
 

@@ -1,6 +1,7 @@
 """The sign-in page, and the form that it keeps for somebody whose session has ended.
 
-A form that was sent too late is not lost: the page carries it, and after signing in it is shown to be sent once more.
+A form that was sent after the end of its session is not lost. The page contains it, and after signing in it is shown,
+so that it can be sent again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class KeptForm(NamedTuple):
 
     @classmethod
     def read(cls, path: str, fields: str) -> Self | None:
-        """Returns the form that a sign-in page has carried, or None if it has none."""
+        """Returns the form that a sign-in page contains, or None."""
         try:
             found = json.loads(fields or "null")
         except ValueError:
@@ -46,12 +47,12 @@ class KeptForm(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The fields as JSON, as the sign-in page carries them."""
+        """The fields as JSON, as the sign-in page contains them."""
         return json.dumps(dict(self.fields))
 
     @property
     def shown(self) -> Mapping[str, str]:
-        """The fields that somebody has filled in."""
+        """The fields that the person has filled in."""
         return {name: value for name, value in self.fields.items() if name not in _UNSHOWN}
 
 

@@ -29,7 +29,7 @@ router = APIRouter(route_class=OpenRoute)
 CHALLENGE: Final = "gateway_oidc"
 _PATH: Final = "/dashboard/login"
 _VALID_S: Final = 600
-_LONGEST_CODE: Final = 4096
+_MAX_CODE_CHARACTERS: Final = 4096
 
 
 @router.get("/login/oidc")
@@ -74,7 +74,7 @@ async def return_from_provider(request: Request) -> Response:
             await services.sessions.count_failure(request.app.state.host_of(request.scope))
         raise
     token = await services.sessions.open(admin.id, root_key_of(request))
-    # A page and no redirect: SameSite=Strict keeps a cookie from a navigation that another site has begun.
+    # A page instead of a redirect, because browsers send no SameSite=Strict cookie on a navigation from another site.
     answer = html("signed_in.html", visit=None, here="", wanted=own_path(_text_of(wanted)), name=admin.name)
     set_cookie(request, answer, COOKIE, token)
     answer.delete_cookie(CHALLENGE, path=_PATH, httponly=True, samesite="lax")
@@ -91,7 +91,7 @@ def _sign_on(request: Request) -> SingleSignOn:
 def _code_of(query: Mapping[str, str]) -> str:
     if "error" in query:
         raise GatewayError("sign_in_failed", f"The identity provider refused: {query['error'][:200]}.")
-    return query.get("code", "")[:_LONGEST_CODE]
+    return query.get("code", "")[:_MAX_CODE_CHARACTERS]
 
 
 def _derived(value: str, purpose: str) -> str:

@@ -1,4 +1,4 @@
-"""Teams: their balances and when these end; and one team with its keys, limits and credits."""
+"""Teams with their balances and forecasts; and one team with its keys, limits and credits."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from fastapi import APIRouter, Request, Response
 
 from gateway.accounts.entities import ENDED
+from gateway.accounts.limit_names import END_USER
 from gateway.billing.money import format_usd, parse_usd
 from gateway.dashboard import forms
 from gateway.dashboard.admin_client import AdminApiError
@@ -45,10 +46,14 @@ _LOOK_BACK_MS: Final = 6 * DAY_MS
 
 
 class KeysShown(NamedTuple):
-    """Which keys a team's page shows: `opened` with all that can be done, and those that `ended`, too."""
+    """Which keys a team's page shows. `opened` shows one with all its actions; `ended` includes ended keys.
+
+    `end_user`: for whom the page shows what remains of the limits of each end user, or None.
+    """
 
     opened: str = ""
     ended: bool = False
+    end_user: str | None = None
 
 
 EVERY_USABLE_KEY: Final = KeysShown()
@@ -94,7 +99,7 @@ async def show_team(request: Request, team: str) -> Response:
         visit_of(request),
         team,
         notice=NOTICES.get(query.get("done", ""), ""),
-        view=KeysShown(query.get("key", ""), ended="all" in query),
+        view=KeysShown(query.get("key", ""), ended="all" in query, end_user=query.get("end_user")),
     )
 
 
@@ -108,7 +113,7 @@ async def change_limits(request: Request, team: str) -> Response:
 
 @router.post("/teams/{team}/overrides")
 async def change_overrides(request: Request, team: str) -> Response:
-    """Sets limits for a while, or ends one of them."""
+    """Sets overrides, or ends one of them."""
     form = form_of(request)
     body = {"overrides": forms.overrides(form)}
     return await changed(visit_of(request), team, team_path(team), body, form, "limits", "while")
@@ -116,7 +121,7 @@ async def change_overrides(request: Request, team: str) -> Response:
 
 @router.post("/teams/{team}/status")
 async def change_status(request: Request, team: str) -> Response:
-    """Enables the team; or disables it: its page has asked."""
+    """Enables or disables the team. The page has asked for confirmation."""
     visit, form = visit_of(request), form_of(request)
     return await changed(visit, team, team_path(team), {"status": form.get("status")}, form, "status")
 
@@ -134,7 +139,7 @@ async def delete_team(request: Request, team: str) -> Response:
 
 
 def unconfirmed(form: Mapping[str, str], name: str, what: str) -> AdminApiError | None:
-    """Returns the error for a form in which the name of what will end was not typed."""
+    """Returns the error for a form in which the name was not typed as a confirmation."""
     if form.get("confirm", "").strip() == name:
         return None
     return AdminApiError(400, "invalid_field", f"To {what}, type its name: {name}", "confirm")
@@ -142,7 +147,7 @@ def unconfirmed(form: Mapping[str, str], name: str, what: str) -> AdminApiError 
 
 @router.post("/teams/{team}/resume")
 async def resume(request: Request, team: str) -> Response:
-    """Lets a paused team go on."""
+    """Resumes a paused team."""
     return await changed(visit_of(request), team, team_path(team), {"paused": False}, form_of(request), "status")
 
 
@@ -154,6 +159,7 @@ async def move_credits(request: Request, team: str) -> Response:
         "kind": form.get("kind", "grant"),
         "amount_usd": form.get("amount_usd", "").strip().removeprefix("$"),
         "note": form.get("note", ""),
+        "expires_at": forms.expiry(form),
     }
     try:
         await visit.api.change("POST", team_path(team, "/credits"), body, idempotency_key=form.get("idempotency_key"))
@@ -202,6 +208,7 @@ async def team_page(
         visit.api.get("/audit", team=found["id"], limit=10),
     )
     recent = await _spent(visit, found["id"])
+    one_user = None if view.end_user is None else await _of_end_user(visit, found["id"], view.end_user)
     shown = [key for key in keys["data"] if view.ended or key["status"] not in ENDED]
     return html(
         "team.html",
@@ -220,6 +227,8 @@ async def team_page(
         refusals=refused_requests["data"],
         entries=[audit_entry(action, {found["id"]: found["name"]}) for action in actions["data"]],
         names={key["id"]: key["name"] for key in keys["data"]},
+        limits_end_users=any(name.startswith(END_USER) for one in (found, *keys["data"]) for name in one["limits"]),
+        one_user=one_user,
         notice=notice,
         refused=refused,
         form=form,
@@ -227,6 +236,13 @@ async def team_page(
         created=created,
         idempotency_key=secrets.token_hex(16),
     )
+
+
+async def _of_end_user(visit: Visit, team: str, end_user: str) -> dict[str, Any]:
+    """Returns what remains for one end user, as bars of the team and of its keys that have such limits."""
+    found = await visit.api.get(team_path(team, "/end-user-limits"), end_user=end_user)
+    parts = [("Of the team", found), *((f"Of the key {key['name']}", key) for key in found["keys"])]
+    return {**found, "parts": [(whose, limit_bars(one["limits"])) for whose, one in parts if one["limits"]]}
 
 
 async def _list(
@@ -273,6 +289,7 @@ def _with_forecast(team: dict[str, Any], spent: dict[str, Any]) -> dict[str, Any
         from_ms=_ms(spent["from"]),
         created_ms=_ms(team["created_at"]),
         now_ms=time.time_ns() // 1_000_000,
+        expiring=[(_ms(lot["expires_at"]), parse_usd(lot["available_usd"])) for lot in balance["expiring"]],
     )
     # inexact, which is enough for the length of a bar
     granted, available = float(balance["granted_usd"]), float(balance["available_usd"])

@@ -1,4 +1,4 @@
-"""Upstreams: how each worker sees them, and disabling and enabling them. The audit log: who did what."""
+"""Upstreams: the state that each worker reports, and disabling and enabling them. Also the audit log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def list_upstreams(request: Request) -> Response:
 
 @router.post("/upstreams/{upstream}/disable")
 async def disable(request: Request, upstream: str) -> Response:
-    """Disables an upstream. Its page has asked."""
+    """Disables an upstream. The page has asked for confirmation."""
     return await _turn(visit_of(request), upstream, "disable")
 
 
@@ -41,9 +41,9 @@ async def _turn(visit: Visit, upstream: str, verb: str) -> Response:
     return redirect_to("/dashboard/upstreams") if done["obeyed"] else await _page(visit, done["disobedient"])
 
 
-async def _page(visit: Visit, disobedient: Sequence[Mapping[str, Any]] = ()) -> Response:
+async def _page(visit: Visit, behind: Sequence[Mapping[str, Any]] = ()) -> Response:
     upstreams = await visit.api.get("/upstreams")
-    return html("upstreams.html", visit=visit, here="upstreams", upstreams=upstreams["data"], disobedient=disobedient)
+    return html("upstreams.html", visit=visit, here="upstreams", upstreams=upstreams["data"], behind=behind)
 
 
 @router.get("/audit")

@@ -12,6 +12,7 @@ from typing import Final
 
 from gateway.errors import GatewayError
 from gateway.http.client_address import ClientAddresses
+from gateway.protocol.wording import counted
 from gateway.types import Scope
 
 MAX_ADDRESSES: Final = 10_000
@@ -47,9 +48,10 @@ class AuthThrottle:
             self._failures.popitem(last=False)
         if count < self._failures_per_minute:
             return error
+        most = counted(self._failures_per_minute, "request")
         return GatewayError(
             "too_many_failures",
-            f"More than {self._failures_per_minute} requests per minute with a wrong key came from this address.",
+            f"More than {most} per minute with a wrong key came from this address.",
             wait_ms=max(1, int((began_s + _MINUTE_S - now_s) * 1000)),
             explain={"limit": self._failures_per_minute, "scope": "address", "limit_source": "gateway"},
         )

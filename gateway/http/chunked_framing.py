@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-_MOST_LINE_BYTES: Final = 1024  # the line with a chunk's size and its extensions, which clients do not use
+_MAX_LINE_BYTES: Final = 1024  # the line with a chunk's size and its extensions, which clients do not use
 _LINE_END_BYTES: Final = 2
 _CONTENT_PER_FRAMING: Final = 8
 
@@ -70,5 +70,5 @@ class ChunkedFraming:
     def _count(self, framing_bytes: int) -> None:
         self._framing_bytes += framing_bytes
         allowed = self._free_bytes + self._content_bytes // _CONTENT_PER_FRAMING
-        if self._framing_bytes > allowed or (len(self._line) > _MOST_LINE_BYTES and not self._in_trailers):
+        if self._framing_bytes > allowed or (len(self._line) > _MAX_LINE_BYTES and not self._in_trailers):
             raise InvalidChunks

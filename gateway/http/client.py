@@ -53,6 +53,10 @@ class Client(Protocol):
     follows_answer: bool
 
     @property
+    def sends_head(self) -> bool:
+        """Whether the client gets the head of an answer. The answer to a turn of a WebSocket has none."""
+
+    @property
     def starts_now(self) -> bool:
         """Whether `start_now` can send a head."""
 
@@ -107,10 +111,11 @@ class Client(Protocol):
 
 
 class RequestHead:
-    """What both implementations know of a request before they read its body."""
+    """What implementations know of a request before they read its body."""
 
     __slots__ = ("bytes_out", "facts", "fields", "first_byte", "headers", "scope", "status")
 
+    sends_head = True
     starts_now = True
     follows_answer = False
 

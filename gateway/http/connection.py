@@ -47,8 +47,8 @@ class ClientConnection(asyncio.Protocol):
     """One connection. It reads a head and a body, runs a task that answers, and goes on to the next request.
 
     Mutable: `_cycle` is the request whose head came last, and `_unparsed` what followed it. `write_paused` says that
-    the client reads more slowly than its answer is written. `_discards` says that received bytes are dropped. `held` is
-    the number of unverified bytes that the budget has noted. `on_leave` is called when the client disconnects.
+    the client reads more slowly than its answer is written. `_discards` says that received bytes are dropped.
+    `counted_bytes`: what the budget has noted. `on_leave` is called when the client disconnects.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ClientConnection(asyncio.Protocol):
         self._server = server_state
         self._app_state = app_state
         self._requests = RequestParser(self, context.limits.max_head_bytes, context.limits.max_head_fields)
-        self._here: tuple[str, int | None] | None = None
+        self._local_address: tuple[str, int | None] | None = None
         self._peer: tuple[str, int] | None = None
         self._address: str | None = None
         self._cycle: RequestCycle | None = None
@@ -78,7 +78,7 @@ class ClientConnection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._reading_paused = False
         self._discards = False
-        self.held = 0
+        self.counted_bytes = 0
         self.is_fresh = True
         self._patience: Patience
         self._probe: HalfClosedProbe | None = None
@@ -132,8 +132,8 @@ class ClientConnection(asyncio.Protocol):
             self.resume_reading()
         else:
             self._end(lingers=not cycle.complete)
-        if self.held or self.transport.get_write_buffer_size():
-            self.count_held()
+        if self.counted_bytes or self.transport.get_write_buffer_size():
+            self.count_unverified()
 
     def detach(self, cycle: RequestCycle) -> Detached:
         """See `request_cycle.Connection`. The new protocol takes over all registrations of this object."""
@@ -153,20 +153,20 @@ class ClientConnection(asyncio.Protocol):
     def unverified_bytes(self) -> int:
         """See `connection_budget.Holder`."""
         cycle = self._cycle
-        held = self._requests.head_bytes + len(self._unparsed)
+        size = self._requests.head_bytes + len(self._unparsed)
         if cycle is None or cycle.verified:
-            return held
-        return held + cycle.body_bytes + self.transport.get_write_buffer_size()
+            return size
+        return size + cycle.body_bytes + self.transport.get_write_buffer_size()
 
-    def count_held(self) -> None:
-        """Tells the budget how many bytes are held."""
-        if (held := self.unverified_bytes()) != self.held:
-            self.held = held
-            self.budget.hold(self, held)
+    def count_unverified(self) -> None:
+        """Tells the budget how many unverified bytes this connection holds."""
+        if (size := self.unverified_bytes()) != self.counted_bytes:
+            self.counted_bytes = size
+            self.budget.hold(self, size)
 
     def drop(self) -> None:
         """See `connection_budget.Holder`."""
-        self.held = 0
+        self.counted_bytes = 0
         self.transport.abort()
 
     # used by uvicorn's server
@@ -185,7 +185,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from asyncio's
         self._server.connections.add(cast("Any", self))  # uvicorn's type names its own protocols
         self._patience = Patience(self.loop, self.transport, self._limits.write_timeout_s, self._head_is_late)
-        self._here, peer = get_local_addr(self.transport), get_remote_addr(self.transport)
+        self._local_address, peer = get_local_addr(self.transport), get_remote_addr(self.transport)
         self._peer = (normalised(peer[0]), peer[1]) if peer else None
         self._address = self.budget.counted_address(self._peer[0] if self._peer else "")
         refusal = self.budget.admit(self._address)
@@ -215,7 +215,7 @@ class ClientConnection(asyncio.Protocol):
         """The client reads more slowly than its answer is written."""
         self.write_paused = True
         self._patience.wait(Wait.PROGRESS, self._limits.write_timeout_s)
-        self.count_held()
+        self.count_unverified()
 
     def resume_writing(self) -> None:
         """The client has caught up, or has disconnected."""
@@ -225,7 +225,7 @@ class ClientConnection(asyncio.Protocol):
         if self._patience.waits_for is not Wait.PROGRESS:
             return
         self._patience.waits_for = Wait.NOTHING
-        self.count_held()
+        self.count_unverified()
         if self._cycle is not None and self._cycle.response_complete:
             self._wait_for_client()
             if self._unparsed:
@@ -262,7 +262,7 @@ class ClientConnection(asyncio.Protocol):
         requests = self._requests
         self.is_fresh = False
         self._patience.waits_for = Wait.NOTHING
-        head, scope = requests.head, requests.scope(self._here, self._peer, self._app_state)
+        head, scope = requests.head, requests.scope(self._local_address, self._peer, self._app_state)
         keep_alive = head.keep_alive and not self._context.application.leaving
         self._cycle = cycle = RequestCycle(self, scope, head.fields, keep_alive=keep_alive, facts=head.facts)
         scope["extensions"] = {EXTENSION: cycle}
@@ -312,9 +312,9 @@ class ClientConnection(asyncio.Protocol):
             self.pause_reading()
         if self._patience.waits_for is Wait.NOTHING and (cycle is None or cycle.response_complete):
             self._patience.wait(Wait.HEAD, self._limits.head_timeout_s)
-        most = max(len(data), requests.head_bytes, 0 if cycle is None else cycle.body_bytes)
-        if self.held or most > _UNCOUNTED_BYTES:
-            self.count_held()
+        pending_bytes = max(len(data), requests.head_bytes, 0 if cycle is None else cycle.body_bytes)
+        if self.counted_bytes or pending_bytes > _UNCOUNTED_BYTES:
+            self.count_unverified()
 
     def _switch(self, protocol: asyncio.BaseProtocol) -> None:
         """Gives the socket's bytes to another protocol. A transport notices the change when it begins to read."""

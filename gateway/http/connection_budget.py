@@ -17,8 +17,8 @@ from gateway.errors import GatewayError
 from gateway.http.client_address import ClientAddresses
 from gateway.types import Scope
 
-_KEPT_OF_8: Final = 7
-"""Connections are closed until 7/8 of the bound are left, so that the largest are not searched for at every byte."""
+_TARGET_EIGHTHS: Final = 7
+"""Connections are closed until 7/8 of the bound are held. At the bound itself, each byte would start another search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ class ConnectionBudget:
         """Counts a connection or a forwarded request against its address until `end`. Returns the refusal, if any."""
         count = self._by_address.get(address, 0) + 1
         self._by_address[address] = count
-        most = self.limits.max_connections_per_address
-        return _too_many(most, "address") if count > most else None
+        limit = self.limits.max_connections_per_address
+        return _too_many(limit, "address") if count > limit else None
 
     def end(self, address: str) -> None:
         """Takes back what `begin` counted."""
@@ -114,16 +114,16 @@ class ConnectionBudget:
         if self.unverified_bytes <= target:
             return
         for holder in sorted(self._held, key=self._held.__getitem__, reverse=True):
-            if self.unverified_bytes <= target // 8 * _KEPT_OF_8:
+            if self.unverified_bytes <= target // 8 * _TARGET_EIGHTHS:
                 return
             self.unverified_bytes -= self._held.pop(holder)
             holder.drop()
 
 
-def _too_many(most: int, scope: str) -> GatewayError:
+def _too_many(limit: int, scope: str) -> GatewayError:
     return GatewayError(
         "too_many_connections",
-        f"More than {most} connections are open here{' from this address' if scope == 'address' else ''}.",
+        f"More than {limit} connections are open here{' from this address' if scope == 'address' else ''}.",
         wait_ms=1000,
-        explain={"limit": most, "scope": scope, "limit_source": "gateway"},
+        explain={"limit": limit, "scope": scope, "limit_source": "gateway"},
     )

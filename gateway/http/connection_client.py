@@ -61,8 +61,8 @@ class ConnectionClient(RequestHead):
         """See `Client`."""
         cycle = self._cycle
         cycle.verified = True
-        if cycle.connection.held:
-            cycle.connection.count_held()
+        if cycle.connection.counted_bytes:
+            cycle.connection.count_unverified()
 
     async def start(self, status: int, headers: Headers) -> None:
         """See `Client`."""

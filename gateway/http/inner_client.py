@@ -18,6 +18,8 @@ class InnerClient(RequestHead, ABC):
 
     __slots__ = ()
 
+    sends_head = False
+
     @abstractmethod
     async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
         """See `Client`."""

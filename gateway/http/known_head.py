@@ -16,7 +16,7 @@ from gateway.types import Headers
 
 _NAME: Final = b"content-length"
 _LINE: Final = b"\r\n" + _NAME + b":"
-_MOST_DIGITS: Final = 15
+_MAX_DIGITS: Final = 15
 
 
 class ParsedHead(NamedTuple):
@@ -66,13 +66,13 @@ class KnownHead:
     @property
     def size(self) -> int:
         """The most bytes that such a head may have."""
-        return len(self._before) + _MOST_DIGITS + len(self._behind)
+        return len(self._before) + _MAX_DIGITS + len(self._behind)
 
     def length_in(self, data: bytes) -> tuple[bytes, int] | None:
         """Returns the digits of the length and the size of the head, or None if `data` begins with another head."""
         if not data.startswith(self._before):
             return None
-        end = data.find(b"\r", self._start, self._start + _MOST_DIGITS + 1)
+        end = data.find(b"\r", self._start, self._start + _MAX_DIGITS + 1)
         digits = data[self._start : end]
         if end < 0 or not digits.isdigit() or not data.startswith(self._behind, end):
             return None

@@ -35,7 +35,7 @@ from gateway.http.head import target, upgrade, without_upgrade
 from gateway.http.known_head import KnownHead, ParsedHead
 from gateway.types import Headers, Scope
 
-_NO_HTTP: Final = "This is not an HTTP/1.1 request, or two servers could read it differently."
+_INVALID_HTTP: Final = "This is not an HTTP/1.1 request, or two servers could read it differently."
 _TOO_LARGE: Final = "The request line and headers may hold {} bytes at most."
 _TOO_MANY: Final = "A request may have {} header fields at most."
 _FRAMING: Final = "The body's chunks are invalid, or so small that most of what was sent is framing."
@@ -115,7 +115,7 @@ class RequestParser:
                 return self._take_known(self._known, *found, data)
             return self._feed_head(data)
         except HttpParserError:
-            raise _no_http() from None
+            raise _invalid_http() from None
 
     def skip_body(self) -> None:
         """The rest of a body was read by somebody else. A parser that waits for it is replaced."""
@@ -146,7 +146,7 @@ class RequestParser:
         version: str = parser.get_http_version()
         chunked, upgrades = b"transfer-encoding" in fields, bool(parser.should_upgrade())
         if chunked or len(fields) != len(headers) or b"host" not in fields:
-            self._refuse_two_readings(fields, version)
+            self._refuse_ambiguous(fields, version)
         self._chunks = ChunkedFraming(min(self._max_head_bytes, _FREE_FRAMING_BYTES)) if chunked else None
         self._left = int(fields.get(b"content-length", 0))
         if upgrades:
@@ -211,7 +211,7 @@ class RequestParser:
         if self._lines and not before:
             at = seen.find(b"\n") - _TAIL_BYTES
             if at < 0 or not seen.startswith(_VERSIONS, at):
-                raise _no_http()
+                raise _invalid_http()
         self._head_whole = False
         if end < 0:
             self._tail = seen[-_TAIL_BYTES:]
@@ -220,7 +220,7 @@ class RequestParser:
             self.head_bytes = self._lines = 0
         self._parse_head(piece)
         if self._head_whole != (end >= 0):
-            raise _no_http()
+            raise _invalid_http()
         if end >= 0:
             self._remember(piece, is_whole=not tail)
         return data[cut:] if cut < len(data) else b""
@@ -246,7 +246,7 @@ class RequestParser:
             cut = len(data) if end is None else end
         self._parser.feed_data(data if cut == len(data) else data[:cut])
         if self._in_head != ends:
-            raise _no_http()
+            raise _invalid_http()
         return data[cut:] if cut < len(data) else b""
 
     def _parse_head(self, piece: bytes) -> None:
@@ -271,7 +271,7 @@ class RequestParser:
         self._url, self._headers, self._in_head = b"", [], True
         self._parser.feed_data(head)
 
-    def _refuse_two_readings(self, fields: dict[bytes, bytes], version: str) -> None:
+    def _refuse_ambiguous(self, fields: dict[bytes, bytes], version: str) -> None:
         """Refuses what the table above lists. Raises GatewayError, which httptools passes on."""
         names = [name for name, _ in self._headers]
         modern = version == "1.1"
@@ -281,8 +281,8 @@ class RequestParser:
             or (modern and b"host" not in fields)
             or (coding is not None and not (modern and coding.strip().lower().endswith(b"chunked")))
         ):
-            raise _no_http()
+            raise _invalid_http()
 
 
-def _no_http() -> GatewayError:
-    return GatewayError("invalid_http", _NO_HTTP)
+def _invalid_http() -> GatewayError:
+    return GatewayError("invalid_http", _INVALID_HTTP)

@@ -47,7 +47,7 @@ class Connection(Protocol):
     transport: asyncio.Transport
     write_paused: bool
     on_leave: Callable[[], Any] | None
-    held: int
+    counted_bytes: int
 
     @property
     def budget(self) -> Budget:
@@ -71,7 +71,7 @@ class Connection(Protocol):
     def answered(self, cycle: RequestCycle) -> None:
         """The whole answer has been written."""
 
-    def count_held(self) -> None:
+    def count_unverified(self) -> None:
         """Tells the budget that the number of unverified bytes has changed."""
 
     def detach(self, cycle: RequestCycle) -> Detached:
@@ -81,20 +81,18 @@ class Connection(Protocol):
 class BodyReader(Protocol):
     """Reads a body straight into its buffer."""
 
-    body: bytearray
-
-    def stop(self) -> None:
-        """Ends the reading: the body is complete, or no longer wanted. Idempotent."""
+    def stop(self) -> bytearray:
+        """Ends the reading: the body is complete, or no longer wanted. Returns what has come of it, once."""
 
 
 class RequestCycle:
     """One request and its answer. What is written after the client has disconnected is discarded.
 
     Mutable state of the body: `_body` holds what has arrived and was not read; `body_bytes` counts what has arrived,
-    without what was read of a request with a valid key; `complete`; `_news` says that something has happened, and
-    `_waiter` is the future of the reader that waits for it.
-    Of the answer: `started`; `response_complete`; `_left` of Content-Length, or CHUNKED, UNTIL_CLOSE or SILENT; `_held`
-    holds the bytes that wait for the next ones.
+    without what was read of a request with a valid key; `complete`; `_unread_event` says that a piece, the end or a
+    disconnect has come since the last read; and `_waiter` is the future of the reader that waits for one of them.
+    Of the answer: `started`; `response_complete`; `_left` of Content-Length, or CHUNKED, UNTIL_CLOSE or SILENT;
+    `_unsent`: bytes that wait for the next ones.
     Further: `disconnected`; `keep_alive`; `task` serves the request; `verified` says that it has a valid key; `address`
     is the one that a forwarded request counts against, and `refusal` the answer if that address has too many.
     """
@@ -103,10 +101,10 @@ class RequestCycle:
     __slots__ = (
         "_body",
         "_extra",
-        "_held",
         "_left",
-        "_news",
         "_on_leave",
+        "_unread_event",
+        "_unsent",
         "_waiter",
         "address",
         "body_bytes",
@@ -153,11 +151,11 @@ class RequestCycle:
         self.connection = connection
         self._extra: Headers | None = None
         self._left = CHUNKED
-        self._held = b""
+        self._unsent = b""
         self._body: Body = b""
         self.body_bytes = 0
         self._on_leave: Callable[[], Any] | None = None
-        self._news = False
+        self._unread_event = False
         self._waiter: asyncio.Future[None] | None = None
 
     # the request's body
@@ -182,7 +180,7 @@ class RequestCycle:
 
     def wake(self) -> None:
         """Wakes the reader: a piece of the body, its end, the client's disconnect or the answer's end has come."""
-        self._news = True
+        self._unread_event = True
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -194,18 +192,18 @@ class RequestCycle:
         self.connection.resume_reading()  # otherwise a disconnect would not be noticed
         return self._take()
 
-    async def read_body(self, length: int | None, most_bytes: int) -> Body | None:
+    async def read_body(self, length: int | None, max_bytes: int) -> Body | None:
         """Returns the body when it is complete, or None if the client has disconnected.
 
-        Of a body larger than `most_bytes`, it returns more than `most_bytes`. `length` is what its head says, at most
-        `most_bytes`. A long body is read straight into its buffer, without a copy.
+        Of a body larger than `max_bytes`, it returns more than `max_bytes`. `length` is what its head says, at most
+        `max_bytes`. A long body is read straight into its buffer, without a copy.
         """
         self._allow_body()
         if length is not None and length >= _DIRECT_BYTES and not (self.complete or self.disconnected):
             return await self._read_directly(length)
-        while not (self.complete or self.disconnected or len(self._body) > most_bytes):
+        while not (self.complete or self.disconnected or len(self._body) > max_bytes):
             self.connection.resume_reading()
-            await self._something()
+            await self._next_event()
         self.connection.resume_reading()
         return self._take() if self.complete or not self.disconnected else None
 
@@ -213,16 +211,16 @@ class RequestCycle:
         reader = self.connection.read_directly(self._take(), length)
         try:
             while not (self.complete or self.disconnected):
-                await self._something()
+                await self._next_event()
         finally:
-            reader.stop()
-        return reader.body if self.complete else None
+            body = reader.stop()
+        return body if self.complete else None
 
     def _take(self) -> Body:
         body, self._body = self._body, b""
         if self.verified:
             self.body_bytes = 0
-        self._news = False
+        self._unread_event = False
         return body
 
     def _allow_body(self) -> None:
@@ -230,7 +228,7 @@ class RequestCycle:
             self.expects_continue = False
             self.connection.transport.write(CONTINUE)
 
-    async def _something(self) -> None:
+    async def _next_event(self) -> None:
         self._waiter = waiter = self.connection.loop.create_future()
         try:
             await waiter
@@ -293,7 +291,7 @@ class RequestCycle:
         framing = (b"" if self.keep_alive else closing) + (b"\r\n" if self._left >= 0 else self._frame(status))
         self.started = True
         self.expects_continue = False
-        self._held = b"".join((STATUS_LINES[status], self.connection.server_headers(), lines, framing))
+        self._unsent = b"".join((STATUS_LINES[status], self.connection.server_headers(), lines, framing))
         if self.scope["method"] == "HEAD":
             self._left = SILENT
 
@@ -313,8 +311,8 @@ class RequestCycle:
             if len(data) > _COPY_LIMIT_BYTES:
                 self._write_large(data)
             elif data:
-                chunk = b"".join((self._held, b"%x\r\n" % len(data), data, b"\r\n"))
-                self._held = b""
+                chunk = b"".join((self._unsent, b"%x\r\n" % len(data), data, b"\r\n"))
+                self._unsent = b""
                 if not self.disconnected:
                     self.connection.transport.write(chunk)
         elif data:
@@ -323,7 +321,7 @@ class RequestCycle:
 
     def _write_large(self, data: Body) -> None:
         """Writes a chunk without copying it."""
-        head, self._held = b"%b%x\r\n" % (self._held, len(data)), b""
+        head, self._unsent = b"%b%x\r\n" % (self._unsent, len(data)), b""
         if not self.disconnected:
             self.connection.transport.writelines((head, data, b"\r\n"))
 
@@ -333,11 +331,11 @@ class RequestCycle:
             self.write(data)
         elif data:
             is_chunk = self._left == CHUNKED
-            self._held += b"".join((b"%x\r\n" % len(data), data, b"\r\n")) if is_chunk else self._counted(data)
+            self._unsent += b"".join((b"%x\r\n" % len(data), data, b"\r\n")) if is_chunk else self._counted(data)
 
     def flush(self) -> None:
         """Writes what has been collected."""
-        if self._held:
+        if self._unsent:
             self._send(b"")
 
     def end(self, data: Body) -> None:
@@ -358,14 +356,14 @@ class RequestCycle:
         self.connection.answered(self)
 
     def _send(self, data: Body) -> None:
-        held, self._held = self._held, b""
+        unsent, self._unsent = self._unsent, b""
         if self.disconnected:
             return
         transport = self.connection.transport
-        if held and len(data) > _JOIN_LIMIT_BYTES:
-            transport.writelines((held, data))
-        elif held or data:
-            transport.write(held + data if held else data)
+        if unsent and len(data) > _JOIN_LIMIT_BYTES:
+            transport.writelines((unsent, data))
+        elif unsent or data:
+            transport.write(unsent + data if unsent else data)
 
     def _counted(self, data: Body) -> Body:
         """Counts `data` against Content-Length. Returns what is sent of it."""
@@ -380,9 +378,9 @@ class RequestCycle:
     async def receive(self) -> dict[str, Any]:
         """Returns the next piece of the body, or `http.disconnect` after a disconnect or a whole answer."""
         self._allow_body()
-        while not (self._news or self.disconnected or self.response_complete):
+        while not (self._unread_event or self.disconnected or self.response_complete):
             self.connection.resume_reading()
-            await self._something()
+            await self._next_event()
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": bytes(self._take()), "more_body": not self.complete}

@@ -31,7 +31,7 @@ _VERSION: Final = b"13"
 _NEEDED: Final = frozenset(
     {b"connection", b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"}
 )
-_SMALLEST_COMPRESSED_BYTES: Final = 1024
+_MIN_COMPRESSED_BYTES: Final = 1024
 """Smaller messages, such as deltas, are not compressed: each would be compressed by itself, and gain nothing."""
 _MEMORY_LEVEL: Final = 5
 
@@ -90,12 +90,23 @@ def accept(
     return protocol, protocol.data_to_send()
 
 
-class _Deflate(PerMessageDeflate):
+class Deflate(PerMessageDeflate):
     """Compression (RFC 7692) that leaves small messages uncompressed."""
 
     def encode(self, frame: Frame) -> Frame:
         """See `Extension`."""
-        return frame if len(frame.data) < _SMALLEST_COMPRESSED_BYTES else super().encode(frame)
+        return frame if len(frame.data) < _MIN_COMPRESSED_BYTES else super().encode(frame)
+
+    @classmethod
+    def like(cls, other: PerMessageDeflate) -> Deflate:
+        """Returns compression with the same parameters, which may run beside the other in a thread."""
+        return cls(
+            other.remote_no_context_takeover,
+            other.local_no_context_takeover,
+            other.remote_max_window_bits,
+            other.local_max_window_bits,
+            other.compress_settings,
+        )
 
 
 class _DeflateFactory(ServerPerMessageDeflateFactory):
@@ -110,14 +121,7 @@ class _DeflateFactory(ServerPerMessageDeflateFactory):
 
     def process_request_params(
         self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
-    ) -> tuple[list[ExtensionParameter], _Deflate]:
+    ) -> tuple[list[ExtensionParameter], Deflate]:
         """See `ServerExtensionFactory`."""
         agreed, made = super().process_request_params(params, accepted_extensions)
-        deflate = _Deflate(
-            made.remote_no_context_takeover,
-            made.local_no_context_takeover,
-            made.remote_max_window_bits,
-            made.local_max_window_bits,
-            made.compress_settings,
-        )
-        return list(agreed), deflate
+        return list(agreed), Deflate.like(made)

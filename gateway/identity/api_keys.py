@@ -26,12 +26,12 @@ from gateway.protocol.timestamps import iso_time
 ALPHABET: Final = string.digits + string.ascii_letters
 ID_LENGTH: Final = 10
 SECRET_LENGTH: Final = 43  # 62**43 > 2**256
-_BARE: Final = frozenset({b"api-key", b"x-api-key"})
+_BARE_KEY_HEADERS: Final = frozenset({b"api-key", b"x-api-key"})
 """Headers that carry a key without a scheme such as `Bearer`."""
 _FORMAT: Final = re.compile(
     rf"sk-gw-([0-9A-Za-z]{{{ID_LENGTH}}})-([0-9A-Za-z]{{{ID_LENGTH}}})-([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9a-f]{{8}})"
 )
-_HOW: Final = "Send 'Authorization: Bearer sk-gw-...'."
+_HOW_TO_SEND: Final = "Send 'Authorization: Bearer sk-gw-...'."
 _OTHER_SCHEMES: Final = frozenset({"basic", "digest", "token", "apikey", "negotiate"})
 _ID: Final = re.compile(rf"[0-9A-Za-z]{{{ID_LENGTH}}}")
 
@@ -47,6 +47,9 @@ class ApiKey:
 
 INVALID_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "no_key": "no key was sent",
+        "no_scheme": "the key was sent without 'Bearer', or by another scheme",
+        "two_keys": "two keys were sent that differ",
         "malformed": "no key of this gateway has this form",
         "unknown_key": "there is no such key",
         "unknown_team": "there is no such team",
@@ -126,29 +129,37 @@ def key_of_request(headers: Mapping[bytes, bytes]) -> ApiKey:
     `invalid_api_key`.
     """
     authorization = headers.get(b"authorization")
-    found = {value for name in _BARE if (value := headers.get(name))} if not _BARE.isdisjoint(headers) else None
+    found = (
+        {value for name in _BARE_KEY_HEADERS if (value := headers.get(name))}
+        if not _BARE_KEY_HEADERS.isdisjoint(headers)
+        else None
+    )
     if not found:
         return parse_authorization(None if authorization is None else authorization.decode("latin-1"))
     keys = {parse_api_key(text.decode("latin-1").strip()) for text in found}
     if authorization is not None:
         keys.add(parse_authorization(authorization.decode("latin-1")))
     if len(keys) > 1:
-        raise GatewayError("invalid_api_key", "The request carries two API keys that differ. Send one.")
+        raise _unusable("The request carries two API keys that differ. Send one.", "two_keys")
     return keys.pop()
 
 
 def parse_authorization(authorization: str | None) -> ApiKey:
     """Returns the key in an `Authorization` header. Raises GatewayError `invalid_api_key`."""
     if authorization is None or not authorization.strip():
-        raise GatewayError("invalid_api_key", f"No API key was sent. {_HOW}")
+        raise _unusable(f"No API key was sent. {_HOW_TO_SEND}", "no_key")
     scheme, _, text = authorization.partition(" ")
     if scheme != "Bearer" and scheme.lower() != "bearer":
         # What is no usual scheme may be the key itself, which no answer repeats.
         named = f" by the scheme {scheme!r}" if scheme.lower() in _OTHER_SCHEMES else " without 'Bearer'"
-        raise GatewayError("invalid_api_key", f"The API key was sent{named}. {_HOW}")
+        raise _unusable(f"The API key was sent{named}. {_HOW_TO_SEND}", "no_scheme")
     if not text.strip():
-        raise GatewayError("invalid_api_key", f"No API key was sent. {_HOW}")
+        raise _unusable(f"No API key was sent. {_HOW_TO_SEND}", "no_key")
     return parse_api_key(text.strip())
+
+
+def _unusable(message: str, reason: str) -> GatewayError:
+    return GatewayError("invalid_api_key", message, cause=Cause(reason, INVALID_KEYS[reason]))
 
 
 def checksum(text: str) -> str:

@@ -19,6 +19,7 @@ journal             every movement of a team's credits
 packed_entry        reads the packed entries of the journal
 archived            moves entries from the journal to files, and keeps their sums
 verification        recomputes the balances from the journal
+end_user_books      compares the counters of end users with the holds
 missing             finds teams and keys that something names and that do not exist any more
 enforcement_check   checks that the store enforces limits before the gateway is ready
 """

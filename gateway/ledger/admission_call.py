@@ -13,7 +13,7 @@ from gateway.ledger.policy import LedgerPolicy
 from gateway.store.keyspace import TeamKeys
 from gateway.store.script import Script
 
-ADMIT: Final = Script.load("admit_v7")
+ADMIT: Final = Script.load("admit_v8")
 
 
 class AdmissionCalls:
@@ -26,7 +26,7 @@ class AdmissionCalls:
         self._run_by_ms = run_by_ms
         self._hold_ttl_ms = str(int(policy.hold_ttl_s * 1000))
         self._idempotency_ttl_ms = str(policy.idempotency_ttl_s * 1000)
-        self._most_end_users = f"{policy.max_end_users} "
+        self._max_end_users = f"{policy.max_end_users} "
         self.burst = str(round(policy.burst * 1000))
 
     def call(self, request: AdmissionRequest, *, dry_run: bool = False) -> tuple[list[str], list[str]]:
@@ -56,5 +56,5 @@ class AdmissionCalls:
             "1" if request.waits else "",
             "\n".join(request.limited),
             request.followed_by,
-            self._most_end_users + request.end_user,
+            self._max_end_users + request.end_user,
         ]

@@ -1,4 +1,4 @@
-"""The values of an admission, and the parser of the reply of `admit_v7`. Pure."""
+"""The values of an admission, and the parser of the reply of `admit_v8`. Pure."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def hold_of(
 
 
 def read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
-    """Parses the reply of `admit_v7`. Raises AdmissionRefused, AdmissionLate or CalendarDue."""
+    """Parses the reply of `admit_v8`. Raises AdmissionRefused, AdmissionLate or CalendarDue."""
     admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
     if code == _LATE:
         raise AdmissionLate(now_ms)
@@ -179,8 +179,19 @@ def read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
         counted, day = (reply[17].decode(), reply[18]) if len(reply) > _COMMON_VALUES else ("", -1)
         return Admission(hold_of(request, now_ms, counted=counted, day=day), rates, available, cut_at_cap=cut == 1)
     wait = None if wait_ms < 0 else wait_ms
-    usd_left, tokens_left, queue_s, ahead, day, pattern = reply[_COMMON_VALUES:]
+    usd_left, tokens_left, queue_s, ahead, day, pattern, expired, expired_ms = reply[_COMMON_VALUES:]
     refusal = AdmissionRefusal(
-        now_ms, code.decode(), scope.decode(), limit, used, wait, available, usd_left, tokens_left, pattern.decode()
+        now_ms,
+        code.decode(),
+        scope.decode(),
+        limit,
+        used,
+        wait,
+        available,
+        usd_left,
+        tokens_left,
+        pattern.decode(),
+        expired,
+        expired_ms,
     )
     raise AdmissionRefused.of(to_error(refusal, demand), rates, queue_s, ahead, used, day)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
 
 from gateway.errors import GatewayError
-from gateway.ledger.journal import UNREADABLE, Entry, Journal
+from gateway.ledger.journal import MOVEMENTS, UNREADABLE, Entry, Journal
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather
 from gateway.store.script import Script
@@ -62,7 +62,7 @@ class Archived:
         self.entries += 1
         self.through = entry.id
         self.balance = entry.balance
-        if entry.type in ("grant", "adjust"):
+        if entry.type in MOVEMENTS:
             self.granted += entry.amount
         else:
             self.spent[entry.key_id] -= entry.amount

@@ -7,6 +7,7 @@
     type      amount          balance after
     grant     + the grant     + amount
     adjust    either sign     + amount
+    lapse     - what was left + amount: credits that expired
     settle    - the cost      + amount
     void      0               unchanged
     expire    0               unchanged; the gateway that made the hold has died
@@ -19,6 +20,7 @@ balances against the journal.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,9 +43,12 @@ FIND: Final = Script.load("find_v1")
 PAGE: Final = 100
 """How many entries are read at once. They keep the store and the event loop busy for a millisecond or two."""
 UNREADABLE: Final = "unreadable"
+MOVEMENTS: Final = frozenset({"grant", "adjust", "lapse"})
+"""The types of entries that change what was granted."""
 _ROUNDS: Final = 200  # pages that are searched for a rare type
 _NO_END: Final = 2**63 - 1
 _NO_TEXTS: Final[Mapping[int, bytes]] = MappingProxyType({})
+_OF_LOTS: Final = re.compile(r"l(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +78,15 @@ class Entry:
     over: int = 0
     attempt: str = ""
     response_id: str = ""
+    expires_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class OpenHold:
-    """A running request: its reservation in nano-USD and tokens, when it was admitted, and the meters that count it."""
+    """A running request: its reservation in nano-USD and tokens, when it was admitted, and the names behind these.
+
+    `counted`: the meters that count it, and what it took of credits that expire.
+    """
 
     id: str
     key_id: str
@@ -85,6 +94,12 @@ class OpenHold:
     tokens: int
     admitted_ms: int
     counted: frozenset[str] = frozenset()
+
+    @property
+    def taken(self) -> dict[int, int]:
+        """What it took of credits that expire: the time in ms -> nano-USD (scripts/lots.lua)."""
+        found = (_OF_LOTS.fullmatch(name) for name in self.counted)
+        return {int(one[1]): int(one[2]) for one in found if one}
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,4 +304,5 @@ def _read_entry(entry_id: bytes, flat: list[bytes]) -> Entry:
         over=int(fields.get("over", "0")),
         attempt=fields.get("attempt", ""),
         response_id=fields.get("response", ""),
+        expires_ms=int(fields.get("expires", "0")),
     )

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from gateway.billing.bill import with_less
+from gateway.billing.bill import with_charged_before
 from gateway.billing.settlement import Hold, SettledBy, Settlement, overrun_nano_usd
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key
@@ -244,7 +244,7 @@ def correction(known_response: KnownResponse, settlement: Settlement) -> tuple[S
         cost_usd=None,
     )
     cost = settlement.cost_nano_usd - known_response.cost_nano_usd
-    bill = with_less(settlement.bill, usage, settlement.cost_nano_usd, known_response.cost_nano_usd)
+    bill = with_charged_before(settlement.bill, usage, settlement.cost_nano_usd, known_response.cost_nano_usd)
     by: SettledBy = "estimate" if settlement.kind == "void" else settlement.settled_by
     held = known_response.held_nano_usd
     over = settlement.over_nano_usd - overrun_nano_usd(known_response.cost_nano_usd, held) if held else 0

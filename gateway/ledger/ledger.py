@@ -125,6 +125,11 @@ class Ledger:
         return len(self._open)
 
     @property
+    def is_settled(self) -> bool:
+        """Whether no request of this worker has a hold, and each settlement is in the store or in the spool."""
+        return not self._open and not self._settling
+
+    @property
     def unreplicated(self) -> int:
         """The number of settlements that wait for the store's replicas."""
         return len(self._unreplicated)

@@ -19,8 +19,8 @@ _PREFIXES: Final[Mapping[int, str]] = MappingProxyType({1: "req_", 2: "resp_", 3
 _TEXT: Final = 0
 _UNSIGNED: Final[Mapping[int, int]] = MappingProxyType({0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8})
 _SIGNED: Final[Mapping[int, int]] = MappingProxyType({0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8})
-_LARGEST_POSITIVE: Final = 0x7F
-_SMALLEST_NEGATIVE: Final = 0xE0
+_MAX_POSITIVE: Final = 0x7F
+_MIN_NEGATIVE: Final = 0xE0
 _SHORT_STRINGS: Final = range(0xA0, 0xC0)
 _STRINGS: Final[Mapping[int, int]] = MappingProxyType({0xD9: 1, 0xDA: 2, 0xDB: 4})
 _NAMES: Final = ("amount", "balance", "hold", "in", "cached", "out", "reasoning")
@@ -150,9 +150,9 @@ def _read(packed: bytes) -> Iterator[int | bytes]:
     at = 0
     while at < len(packed):
         kind, at = packed[at], at + 1
-        if kind <= _LARGEST_POSITIVE:
+        if kind <= _MAX_POSITIVE:
             yield kind
-        elif kind >= _SMALLEST_NEGATIVE:
+        elif kind >= _MIN_NEGATIVE:
             yield kind - 0x100
         elif size := _UNSIGNED.get(kind) or _SIGNED.get(kind):
             yield int.from_bytes(_cut(packed, at, size), "big", signed=kind in _SIGNED)

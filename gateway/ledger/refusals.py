@@ -1,4 +1,4 @@
-"""Turns a refusal by `admit_v7` into an error that people and programs can act on. Pure.
+"""Turns a refusal by `admit_v8` into an error that people and programs can act on. Pure.
 
     script's code          error                  does waiting help?
     invalid_api_key        401 invalid_api_key    no
@@ -12,7 +12,7 @@
     credits                402 insufficient_quota no
     team_paused            402 team_paused        no; an operator or a grant ends the pause
     no_end_user            400 missing_field      no; each end user has limits, and the request names none
-    end_users              429 rate_limit_exceeded; the most end users are counted; a minute is an estimate
+    end_users              429 rate_limit_exceeded; no room to count one more; a minute is an estimate
     request_in_progress    409 request_in_progress; one second is an estimate
     already_answered       409 already_answered   no
 
@@ -43,6 +43,7 @@ from gateway.errors import GatewayError, JsonScalar
 from gateway.identity.api_keys import invalid_api_key
 from gateway.protocol.timestamps import iso_time
 from gateway.protocol.token_estimates import BYTES_PER_TOKEN
+from gateway.protocol.wording import counted
 
 
 class Demand(NamedTuple):
@@ -66,7 +67,8 @@ class AdmissionRefusal:
     """The script's refusal. `wait_ms` is None if waiting does not help.
 
     `usd_left`, `tokens_left`: the least that is available in all credits and budgets, in nano-USD and in tokens.
-    `scope`: team, key or end_user. `pattern`: the models of the limit, or "" for all.
+    `scope`: team, key or end_user. `pattern`: the models of the limit, or "" for all. `expired_nano_usd`: how much of
+    the credits has expired since the last grant, and `expired_ms`: when the last of it did; both 0 if nothing has.
     """
 
     now_ms: int
@@ -79,6 +81,8 @@ class AdmissionRefusal:
     usd_left: int = 0
     tokens_left: int = 0
     pattern: str = ""
+    expired_nano_usd: int = 0
+    expired_ms: int = 0
 
     @property
     def who(self) -> str:
@@ -124,7 +128,7 @@ def _operation(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
 def _max_output_tokens(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     return GatewayError(
         "invalid_field",
-        f"This {refusal.who} may ask for {refusal.limit} output tokens at most.",
+        f"This {refusal.who} may ask for {counted(refusal.limit, 'output token')} at most.",
         param="max_output_tokens",
         explain=_explain(refusal, "max_output_tokens", refusal.limit),
     )
@@ -134,7 +138,8 @@ def _concurrency(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     without_time = replace(refusal, wait_ms=None)  # no time to name in resets_at
     return GatewayError(
         "concurrency_exceeded",
-        f"This {refusal.who} has {refusal.used} requests running{refusal.for_models}, its limit is {refusal.limit}.",
+        f"This {refusal.who} has {counted(refusal.used, 'request')} running{refusal.for_models}, "
+        f"its limit is {refusal.limit}.",
         wait_ms=refusal.wait_ms,
         explain=_explain(without_time, "concurrency", refusal.limit),
     )
@@ -142,9 +147,12 @@ def _concurrency(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
 
 def _queue(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     without_time = replace(refusal, wait_ms=None)
+    message = f"Other requests of this {refusal.who} wait for their turn already."
+    if refusal.used:
+        message = f"This {refusal.who} has {counted(refusal.used, 'request')} in its queue already."
     return GatewayError(
         "concurrency_exceeded",
-        f"{refusal.used or 'Other'} requests of this {refusal.who} wait for their turn already.",
+        message,
         wait_ms=refusal.wait_ms,
         explain=_explain(without_time, "queue_length"),
     )
@@ -164,7 +172,8 @@ def _repeated(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
 def _no_end_user(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     return GatewayError(
         "missing_field",
-        f"This {refusal.who} has limits for each of its end users: name the end user in 'safety_identifier' or 'user'.",
+        f"This {refusal.who} has limits for each of its end users: name the end user in 'safety_identifier' or 'user', "
+        "or in the header x-gateway-end-user.",
         param="safety_identifier",
         explain=_explain(refusal, "end_user"),
     )
@@ -203,12 +212,12 @@ def _explain(refusal: AdmissionRefusal, limit: str, value: int | str | None = No
 
 
 def _rate(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
-    unit = "requests" if refusal.code == "rpm" else "tokens"
-    message = f"This {refusal.who} is at its limit of {refusal.limit} {unit} per minute{refusal.for_models}."
+    limit = counted(refusal.limit, "request" if refusal.code == "rpm" else "token")
+    message = f"This {refusal.who} is at its limit of {limit} per minute{refusal.for_models}."
     if refusal.wait_ms is None and refusal.limit:
         tokens = demand.input_tokens + demand.output_tokens
         message = (
-            f"This request may take {tokens} tokens, over the {refusal.who}'s limit of {refusal.limit} tokens per "
+            f"This request may take {counted(tokens, 'token')}, over the {refusal.who}'s limit of {limit} per "
             f"minute{refusal.for_models}: make it smaller or set max_output_tokens."
         )
     return GatewayError(
@@ -222,6 +231,10 @@ def _rate(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
 def _credits(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
     affordable = _affordable(refusal, demand)
     advice = "Lower max_output_tokens, or ask for credits." if affordable else "Ask for credits."
+    lapsed: dict[str, JsonScalar] = {}
+    if refusal.expired_nano_usd:
+        lapsed = {"expired_usd": format_usd(refusal.expired_nano_usd), "expired_at": iso_time(refusal.expired_ms)}
+        advice = f"{lapsed['expired_usd']} USD of its credits expired, the last at {lapsed['expired_at']}. {advice}"
     return GatewayError(
         "insufficient_quota",
         f"This request may cost up to {format_usd(demand.amount_nano_usd)} USD, and the team has "
@@ -231,6 +244,7 @@ def _credits(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
             "affordable_output_tokens": affordable,
             "required_usd": format_usd(demand.amount_nano_usd),
             "available_usd": format_usd(refusal.available_nano_usd),
+            **lapsed,
         },
     )
 
@@ -249,13 +263,13 @@ def _budget(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
         limit, used, required = (f"{format_usd(n)} USD" for n in (refusal.limit, refusal.used, demand.amount_nano_usd))
     else:
         limit, used, required = (
-            f"{n} tokens" for n in (refusal.limit, refusal.used, demand.input_tokens + demand.output_tokens)
+            counted(n, "token") for n in (refusal.limit, refusal.used, demand.input_tokens + demand.output_tokens)
         )
     return GatewayError(
         "insufficient_quota",
         f"This {refusal.who} has a budget of {limit} {period_in_words(name)}{refusal.for_models}; "
-        f"{used} are used or held, "
-        f"and this request may take {required}.",
+        f"used or held: {used}; "
+        f"this request may take {required}.",
         wait_ms=refusal.wait_ms,
         explain={
             **_explain(refusal, refusal.code, format_usd(refusal.limit) if name.is_money else refusal.limit),

@@ -9,6 +9,8 @@
     holds                   open holds                        holds with an expiry
     open, open:<key>        open holds of the team or key     the counter that enforces concurrency
     slots:<key>:<rule>      open holds that the rule counts   the counter of a limit of concurrency for some models
+    end_user:<whom>         open holds of an end user         how many of its requests run, by its entry (a digest)
+    end_user:<whom> <rule>  open holds that the rule counts   the counter of its limit of concurrency
     total_usd               spent + held                      the counter that enforces budgets
     cost                    rates x quantities of its bill    what a settlement was charged (the entry's id)
     unreadable              nothing                           an entry, hold or counter that cannot be parsed (its name)
@@ -18,8 +20,11 @@
     total_usd:<key>         settled + held by that key        its counter                    (if nothing was trimmed)
     key:<id>                1: the list, the counters or the journal name the key   0: its hash does not exist
     total_tokens[:<key>]    settled + held tokens             the counter for budgets        (if nothing was trimmed)
+    lot:<time in ms>        at most what was granted with     what is left and held of       (if nothing was trimmed or
+                            this expiry and has not expired   the credits that expire then    archived)
 
-One script reads the balances at one moment. Then the journal is read up to that moment, while traffic continues.
+One script reads the balances at one moment. Then the journal is read up to that moment, and end users page by page,
+while traffic continues.
 """
 
 from __future__ import annotations
@@ -31,20 +36,21 @@ from functools import partial
 from typing import Any, Final
 
 from gateway.ledger.archived import Archived
+from gateway.ledger.end_user_books import compare_end_users
 from gateway.ledger.journal import UNREADABLE, Entry, Journal, OpenHold, read_hold
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather, gather_pages
 from gateway.store.script import Script
 from gateway.store.store import Store, StoreError
 
-BOOKS: Final = Script.load("books_v3")
+BOOKS: Final = Script.load("books_v4")
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """Two figures that should be equal.
 
-    They are in nano-USD, except `holds`, `open` and `unreadable` (counts) and tokens.
+    They are in nano-USD, except `holds`, `open`, `end_user` and `unreadable` (counts) and tokens.
 
     `entry_id` is the place in the journal, or "".
     """
@@ -80,6 +86,8 @@ class _LedgerState:
     is_complete: bool
     archived: Archived
     slots: tuple[tuple[str, str, int], ...]
+    is_archived: bool
+    lots: Mapping[int, int]
     unreadable: tuple[Difference, ...]
 
 
@@ -90,6 +98,7 @@ class _JournalTotals:
     sums: Archived
     entries: int = 0
     opening: int = 0
+    granted_until: Counter[int] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
@@ -104,6 +113,8 @@ class _JournalTotals:
             self.differences.append(Difference("balance_after", before + entry.amount, entry.balance, entry.id))
         if (cost := _recomputed(entry)) not in (None, -entry.amount):
             self.differences.append(Difference("cost", cost or 0, -entry.amount, entry.id))
+        if entry.expires_ms:
+            self.granted_until[entry.expires_ms] += entry.amount
         self.sums.add(entry)  # takes over its balance, so that a wrong entry is reported only once
 
 
@@ -133,6 +144,11 @@ async def verify(store: Store, team_id: str) -> Verification:
     differences = [*ledger_state.unreadable, *totals.differences, *_compare(ledger_state, totals)]
     if complete:
         differences += _compare_whole(ledger_state, totals)
+    try:
+        miscounted = await compare_end_users(store, team_id, ledger_state.held)
+        differences += [Difference(f"end_user:{name}", holds, counted) for name, holds, counted in miscounted]
+    except StoreError:
+        differences.append(Difference("unreadable:end-users", 0, 1))
     differences += await _missing_keys(store, team_id, _keys(ledger_state.state) | set(totals.sums.spent))
     return Verification(team_id, totals.entries, complete, tuple(differences))
 
@@ -192,6 +208,14 @@ def _compare_whole(ledger_state: _LedgerState, totals: _JournalTotals) -> Iterat
             (f"total_usd:{key_id}", usd, _value(state, f"{key_id}:total_usd")),
             (f"total_tokens:{key_id}", tokens, _value(state, f"{key_id}:total_tokens")),
         ]
+    if not ledger_state.is_archived:  # the sums of archived entries do not say what expires when
+        lots = Counter(ledger_state.lots)
+        for hold in ledger_state.held:
+            lots.update(hold.taken)
+        checks += [
+            (f"lot:{expires_ms}", min(totals.granted_until[expires_ms], found), found)
+            for expires_ms, found in lots.items()
+        ]
     for name, expected, found in checks:
         if expected != found:
             yield Difference(name, expected, found)
@@ -200,7 +224,7 @@ def _compare_whole(ledger_state: _LedgerState, totals: _JournalTotals) -> Iterat
 async def _read_state(store: Store, team_id: str) -> _LedgerState:
     keys = TeamKeys(team_id)
     reply = (await gather([store.call(BOOKS, [keys.state, keys.holds, keys.held, keys.journal, keys.archived], [])]))[0]
-    state, holds, held, first, last, length, added, deleted, archived, slots = reply
+    state, holds, held, first, last, length, added, deleted, archived, slots, lots = reply
     unreadable: list[Difference] = []
     counters: dict[str, int] = {}
     for raw, value in zip(state[::2], state[1::2], strict=True):
@@ -233,6 +257,8 @@ async def _read_state(store: Store, team_id: str) -> _LedgerState:
         is_complete=length + sums.entries == added,
         archived=sums,
         slots=tuple(_slots(slots)),
+        is_archived=sums.entries > 0,
+        lots=dict(zip(lots[::2], lots[1::2], strict=True)),
         unreadable=tuple(unreadable),
     )
 

@@ -1,10 +1,10 @@
-"""Notices: operators' recipients learn that a team comes near a limit, once for each threshold and period.
+"""Notices: messages to operators when a team comes near a limit, one for each threshold and period.
 
-policy        recipients and bounds, as the settings say
-thresholds    what a team or a key has reached; pure
-message       a notice in the forms in which it is sent, and its signature; pure
-outbox        the notices that wait, those that ended, and which thresholds were noticed, in the store
-webhook       sends one by HTTP
-mail          sends one by SMTP
-notices       one worker of all looks at teams and sends; the others stand by
+policy        the recipients and the bounds of sending
+thresholds    the thresholds that a team or a key has reached; pure
+message       a notice in the formats in which it is sent, and its signature; pure
+outbox        waiting and ended notices, and the thresholds that gave a notice, in the store
+webhook       sends a notice by HTTP
+mail          sends a notice by SMTP
+notices       the work of the one worker that finds and sends notices
 """

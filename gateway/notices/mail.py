@@ -11,7 +11,7 @@ from gateway.upstream.transport import TransportConfig
 
 
 class MailSender:
-    """The way to the addresses of one recipient. Raises ValueError for a file that cannot be used."""
+    """Sends notices to the mail addresses of one recipient. Raises ValueError for a file that cannot be used."""
 
     def __init__(self, recipient: Recipient, smtp: Smtp, timeout_s: float, ca_file: str | None) -> None:
         self._recipient = recipient
@@ -21,7 +21,7 @@ class MailSender:
         self._tls = tls_context(trust, None) if smtp.tls != "none" else None
 
     async def send(self, notice: Notice) -> None:
-        """Sends a notice to all addresses in one mail. Raises SendingFailed. Its caller bounds the time of it all."""
+        """Sends a notice to all addresses in one mail. Raises SendingFailed. The caller bounds the time."""
         smtp = self._smtp
         message = mail_message(notice, smtp.sender, self._recipient.mail)
         try:
@@ -39,7 +39,7 @@ class MailSender:
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             raise SendingFailed(f"{type(error).__name__}: {error}") from None
         if refused:
-            # The others have the mail. Sending it again would send it to them again.
+            # The other addresses have received the mail, and would receive it again.
             raise SendingFailed(f"refused for {', '.join(refused)}; sent to the others", final=True)
 
     async def close(self) -> None:

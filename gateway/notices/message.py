@@ -1,11 +1,11 @@
-"""A notice as it is kept, in the forms in which it is sent, and its signature. Pure.
+"""A notice as it is stored, the formats in which it is sent, and its signature. Pure.
 
-    standard    {"type", "timestamp", "data": {"recipient", "team", "key", "text", ...}}, as Standard Webhooks asks for
+    standard    {"type", "timestamp", "data": {"recipient", "team", "key", "text", ...}}, as in Standard Webhooks
     slack       {"text"}
     mail        the text as the subject and the body
 
 Standard Webhooks (standardwebhooks.com): `webhook-signature` is "v1," and the base64 of
-HMAC-SHA256(key, "<webhook-id>.<webhook-timestamp>.<body>"), once for each key, with a space between.
+HMAC-SHA256(key, "<webhook-id>.<webhook-timestamp>.<body>"). Each key gives one signature; spaces separate them.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from gateway import __version__
 from gateway.protocol.timestamps import iso_time
 
 MAX_PAUSE_S: Final = 3600.0
-_MOST_DOUBLINGS: Final = 20
-_LONGEST_ERROR: Final = 300
+_MAX_DOUBLINGS: Final = 20
+_MAX_ERROR_CHARACTERS: Final = 300
 _SLACK: Final = MappingProxyType({ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"})
-"""Slack reads what stands between < and > as a link or as somebody to call."""
-_LONGEST_SUBJECT: Final = 200
+"""Slack reads text between < and > as a link or as a mention."""
+_MAX_SUBJECT_CHARACTERS: Final = 200
 
 
 class SendingFailed(Exception):
-    """An attempt failed. `final`: no other one is to be made. `wait_s`: what the recipient asked to wait."""
+    """An attempt failed. `final`: no further attempt is made. `wait_s`: the pause that the recipient asked for."""
 
     def __init__(self, why: str, *, final: bool = False, wait_s: float = 0.0) -> None:
         super().__init__(why)
@@ -48,7 +48,7 @@ class Notice:
 
     Attributes:
         id: the same in every attempt, so that its recipient can drop a repetition.
-        at_ms: when the threshold was seen to be reached.
+        at_ms: when the threshold was found to be reached.
         error: why the last attempt failed.
     """
 
@@ -61,30 +61,30 @@ class Notice:
     attempts: int = 0
     error: str = ""
 
-    def stored(self) -> bytes:
-        """Returns what the store keeps of it."""
+    def to_bytes(self) -> bytes:
+        """Returns the notice as the store keeps it."""
         return orjson.dumps(asdict(self))
 
-    def attempted(self, error: str) -> Notice:
-        """Returns it after another attempt, with the reason why that failed, or ""."""
+    def after_attempt(self, error: str) -> Notice:
+        """Returns the notice after one more attempt, with the reason why that failed, or ""."""
         return replace(self, attempts=self.attempts + 1, error=one_line(error))
 
 
 def read_notice(stored: bytes) -> Notice:
-    """Reads what the store keeps. Fields that a newer version has added are dropped."""
+    """Reads a stored notice. Fields that a newer version has added are dropped."""
     fields = orjson.loads(stored)
     return Notice(**{name: fields[name] for name in Notice.__slots__ if name in fields})
 
 
 def pause_s(first_s: float, attempts: int, asked_s: float = 0.0) -> float:
-    """Returns the pause after so many failed attempts: it doubles, and is at least what the recipient asked for."""
-    return min(MAX_PAUSE_S, max(first_s * 2.0 ** min(attempts - 1, _MOST_DOUBLINGS), asked_s))
+    """Returns the pause after a number of failed attempts. It doubles, and is at least what the recipient asked for."""
+    return min(MAX_PAUSE_S, max(first_s * 2.0 ** min(attempts - 1, _MAX_DOUBLINGS), asked_s))
 
 
 def one_line(text: str) -> str:
-    """Returns a text of somebody else for people, in one line and cut."""
+    """Returns foreign text for people: in one line, cut to `_MAX_ERROR_CHARACTERS`."""
     words = "".join(letter if letter.isprintable() else " " for letter in text).split()
-    return " ".join(words)[:_LONGEST_ERROR]
+    return " ".join(words)[:_MAX_ERROR_CHARACTERS]
 
 
 def webhook_body(notice: Notice, form: str) -> bytes:
@@ -117,7 +117,7 @@ def mail_message(notice: Notice, sender: str, recipients: Sequence[str]) -> Emai
     message = EmailMessage()
     message["From"] = sender
     message["To"] = ", ".join(recipients)
-    message["Subject"] = notice.text[:_LONGEST_SUBJECT]
+    message["Subject"] = notice.text[:_MAX_SUBJECT_CHARACTERS]
     message["Date"] = formatdate(notice.at_ms / 1000)
     message["Message-ID"] = f"<{notice.id}@{sender.rpartition('@')[2]}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no holiday reply

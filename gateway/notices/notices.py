@@ -1,11 +1,11 @@
-"""Finds and sends notices, in one worker of all; the others stand by.
+"""Finds and sends notices. One worker does this, which has the turn by a lease; all others do nothing.
 
     a round, once a second     takes or renews the turn; without recipients it does nothing
-      look, every `every_s`    reads teams and keys page by page, and puts a notice for each threshold newly reached
-      send                     sends what is due: to each recipient one after the other, to several side by side
+      look, every `every_s`    reads teams and keys page by page, and stores a notice for each threshold newly reached
+      send                     sends due notices: to one recipient in order, to several recipients in parallel
 
-The turn outlasts an attempt, so that two workers do not send the same notice unless one of them stood still. An attempt
-that fails is repeated after a pause that doubles; the recipient's other notices wait with it. Mutable: the senders,
+The turn lasts longer than an attempt, so that two workers send the same notice only if one of them was paused. A failed
+attempt is repeated after a pause that doubles; the recipient's other notices wait with it. Mutable: the senders,
 when the next look is due, `waiting`, and `results` by recipient.
 """
 
@@ -38,22 +38,22 @@ from gateway.store.store import Store
 
 EVERY_S: Final = 1.0
 BATCH: Final = 100
-"""How many due notices one round takes."""
+"""How many due notices one round sends."""
 _PAGE: Final = 100
 _DEAD_AFTER_S: Final = 900.0
-"""A look at many thousand keys takes minutes where the store has much else to do."""
+"""A look at many thousand keys takes minutes if the store is busy."""
 _ENABLED: Final = "active"
 TEST: Final = "test"
 
 
 class Sender(Protocol):
-    """The way to one recipient."""
+    """Sends notices to one recipient."""
 
     async def send(self, notice: Notice) -> None:
         """Sends a notice. Raises SendingFailed."""
 
     async def close(self) -> None:
-        """Closes what is open."""
+        """Closes open connections."""
 
 
 class Notices:
@@ -99,7 +99,7 @@ class Notices:
         return ""
 
     async def close(self) -> None:
-        """At shutdown: closes what is open. What was not sent waits for another worker."""
+        """At shutdown: closes open connections. Unsent notices wait for another worker."""
         for sender in self._senders.values():
             await sender.close()
         self._senders = {}
@@ -219,13 +219,13 @@ class Notices:
             except SendingFailed as failed:
                 await self._note_failure(policy, notice, failed, notices[place + 1 :])
                 return
-            await self.outbox.end(notice.attempted(""), "sent", policy.max_ended)
+            await self.outbox.end(notice.after_attempt(""), "sent", policy.max_ended)
             self.results[name, "sent"] += 1
 
     async def _note_failure(
         self, policy: NoticePolicy, notice: Notice, failed: SendingFailed, others: Sequence[Notice]
     ) -> None:
-        notice = notice.attempted(str(failed))
+        notice = notice.after_attempt(str(failed))
         wait_s = pause_s(policy.retry_s, notice.attempts, failed.wait_s)
         ends = failed.final or notice.attempts >= policy.max_attempts
         self._log.warning(
@@ -262,7 +262,7 @@ class Notices:
         if name not in self._senders:
             try:
                 self._senders[name] = await asyncio.to_thread(self._build, policy, recipient)
-            except ValueError as error:  # a file that has gone since the configuration was read
+            except ValueError as error:  # a file was removed after the configuration was read
                 raise SendingFailed(f"it cannot be used: {error}") from None
         return self._senders[name]
 

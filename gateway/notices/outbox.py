@@ -1,13 +1,13 @@
-"""What the store keeps of notices. All of it is in one slot, and every key has a TTL.
+"""The notices in the store. All keys are in one slot, and every key has a TTL.
 
     gw:{notices}:sender     the worker whose turn it is
-    gw:{notices}:marks      thresholds that were noticed, by the time at which that is forgotten
+    gw:{notices}:marks      thresholds that gave a notice, by the time at which that is forgotten
     gw:{notices}:waiting    notices that are still to be sent, by id
     gw:{notices}:due        when each is due, by the server's clock
     gw:{notices}:ended      those that were sent or given up, the last `notices.max_ended`
 
-A notice is put and its threshold marked by one script: it is found once. It is sent before that is noted, so a worker
-that dies in between leaves it to the next one, which sends it again under the same id.
+One script stores a notice and marks its threshold, so that each threshold gives one notice. That a notice was sent is
+stored afterwards. If the worker dies in between, the next one sends the notice again under the same id.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DUE: Final = Script.load("notice_due_v1")
 WAIT: Final = Script.load("notice_wait_v1")
 END: Final = Script.load("notice_end_v1")
 MARK_LIFE_MS: Final = 35 * 86_400_000
-"""How long a threshold that is no longer reached counts as noticed. Until then it is not noticed a second time."""
+"""How long a threshold that is no longer reached stays marked. Until then it gives no second notice."""
 WAITING_LIFE_MS: Final = 7 * 86_400_000
 ENDED_LIFE_MS: Final = 35 * 86_400_000
 Result = Literal["sent", "failed"]
@@ -68,10 +68,10 @@ class Outbox:
         return bool(await self._call(TURN, [NOTICE_SENDER], [worker_id, str(life_ms)]))
 
     async def put(self, notice: Notice, marks: Sequence[str], max_waiting: int) -> Put:
-        """Puts a notice among those that wait, unless its threshold was noticed before, or too many wait."""
+        """Stores a notice to be sent, unless its threshold is marked or too many notices wait."""
         args: list[str | bytes] = [
             notice.id,
-            notice.stored(),
+            notice.to_bytes(),
             str(max_waiting),
             str(MARK_LIFE_MS),
             str(WAITING_LIFE_MS),
@@ -80,19 +80,19 @@ class Outbox:
         return Put(await self._call(PUT, [NOTICE_MARKS, NOTICES_WAITING, NOTICES_DUE], args))
 
     async def due(self, limit: int) -> list[Notice]:
-        """Returns the notices that are due, the first first."""
+        """Returns the due notices, in the order of their times."""
         found = await self._call(DUE, [NOTICES_WAITING, NOTICES_DUE], [str(limit)])
         return [read_notice(stored) for stored in found if stored is not None]
 
     async def wait_longer(self, notice: Notice, pause_s: float, others: Sequence[Notice] = ()) -> None:
-        """Keeps a notice for another attempt after a pause. `others` wait with it, as they are."""
+        """Stores a notice for another attempt after a pause. `others` wait with it, unchanged."""
         times = [str(int(pause_s * 1000)), str(WAITING_LIFE_MS)]
-        args: list[str | bytes] = [notice.id, notice.stored(), *times, *(other.id for other in others)]
+        args: list[str | bytes] = [notice.id, notice.to_bytes(), *times, *(other.id for other in others)]
         await self._call(WAIT, [NOTICES_WAITING, NOTICES_DUE], args)
 
     async def end(self, notice: Notice, result: Result, max_ended: int) -> None:
         """Notes that a notice was sent, or that no attempt follows."""
-        args: list[str | bytes] = [notice.id, notice.stored(), result, str(max_ended), str(ENDED_LIFE_MS)]
+        args: list[str | bytes] = [notice.id, notice.to_bytes(), result, str(max_ended), str(ENDED_LIFE_MS)]
         await self._call(END, [NOTICES_WAITING, NOTICES_DUE, NOTICES_ENDED], args)
 
     async def count(self) -> int:
@@ -100,7 +100,7 @@ class Outbox:
         return int((await gather([self._store.run("HLEN", NOTICES_WAITING)]))[0])
 
     async def waiting(self, limit: int) -> list[Waiting]:
-        """Returns the notices that wait, the one that is due first first."""
+        """Returns the waiting notices, in the order in which they become due."""
         [flat] = await gather([self._store.run("ZRANGE", NOTICES_DUE, "0", str(limit - 1), "WITHSCORES")])
         if not flat:
             return []
@@ -109,7 +109,7 @@ class Outbox:
         return [Waiting(read_notice(found), int(float(due))) for found, due in pairs if found is not None]
 
     async def ended(self, limit: int) -> list[Ended]:
-        """Returns the notices that ended last, the newest first."""
+        """Returns the last ended notices, newest first."""
         [entries] = await gather([self._store.run("XREVRANGE", NOTICES_ENDED, "+", "-", "COUNT", str(limit))])
         return [_ended(entry_id, fields) for entry_id, fields in entries]
 

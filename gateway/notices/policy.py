@@ -1,4 +1,4 @@
-"""Who is told of what, and the bounds of sending, as values."""
+"""The recipients of notices and the bounds of sending, as values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SmtpTls = Literal["starttls", "tls", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """A webhook (`url`) or addresses of mail, and the thresholds of which it is told.
+    """A webhook (`url`) or mail addresses, and the thresholds that it wants to know.
 
     Attributes:
         keys: the bytes that sign what goes to the webhook; several while one is replaced.
@@ -32,7 +32,7 @@ class Recipient:
     days_left: tuple[int, ...] = ()
 
     def is_told_of(self, team_id: str, name: str) -> bool:
-        """Whether a team is one of its own."""
+        """Whether the recipient gets notices of a team."""
         return not self.teams.isdisjoint((EVERY_TEAM, team_id, name))
 
 
@@ -50,7 +50,7 @@ class Smtp:
 
 @dataclass(frozen=True, slots=True)
 class NoticePolicy:
-    """Everything that notices need to know. `retry_s` is the first pause, which doubles up to MAX_PAUSE_S."""
+    """The policy of notices. `retry_s` is the first pause, which doubles up to MAX_PAUSE_S."""
 
     recipients: Mapping[str, Recipient]
     smtp: Smtp

@@ -1,15 +1,18 @@
 """Which thresholds a team or a key has reached. Pure.
 
-A threshold that lasts is noticed once, because it has a mark, a text that changes only when it may be noticed again:
+Each threshold has a mark. It gives one notice, and another one only when its mark has changed:
 
-| threshold                 | its mark has, beside recipient, team, key and it | so that it is noticed again          |
-|---------------------------|--------------------------------------------------|--------------------------------------|
-| percent of a budget       | the limit, and when the period ends; for the     | in the next period, at another limit |
-|                           | last hours or days, each span of that length     |                                      |
-| a balance below an amount | all that was ever granted                        | after another grant or adjustment    |
-| days left until an expiry | the expiry                                       | after a change of the expiry         |
+| threshold                 | further content of its mark                  | when it gives another notice         |
+|---------------------------|----------------------------------------------|--------------------------------------|
+| percent of a budget       | the limit, and when the period ends; for the | in the next period, at another limit |
+|                           | last hours or days, each span of that length |                                      |
+| a balance below an amount | all that was granted and has not expired     | after another grant or adjustment,   |
+|                           |                                              | or after credits have expired        |
+| days left until an expiry | the expiry                                   | after a change of the expiry         |
+| days left of some credits | their expiry                                 | for credits of another expiry        |
 
-Of several thresholds of one thing only the nearest is noticed; the marks of those that it passed are set with it.
+Every mark also has the recipient, the team, the key and the threshold. If several thresholds of one thing are reached,
+only the last of them gives a notice, and the marks of all of them are set.
 """
 
 from __future__ import annotations
@@ -26,11 +29,12 @@ from gateway.accounts.limit_names import read_limit_name
 from gateway.accounts.serialization import limits_json, time_json
 from gateway.billing.money import NANO, format_usd
 from gateway.notices.policy import Recipient
+from gateway.protocol.wording import counted
 
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
 NEARLY_PERCENT: Final = 90
-"""From here on, a budget that has refused a request counts as used up: what is left of it fits no request."""
+"""From this percentage on, a budget that has refused a request counts as used up, because its rest fits no request."""
 _ALL: Final = 100
 _NOTHING_REFUSED: Final[frozenset[str]] = frozenset()
 _UNIT: Final[Mapping[str, str]] = MappingProxyType({"usd": " USD", "tokens": " tokens"})
@@ -38,7 +42,7 @@ _UNIT: Final[Mapping[str, str]] = MappingProxyType({"usd": " USD", "tokens": " t
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is looked at: a team, or one key of it.
+    """A team, or one of its keys, whose thresholds are checked.
 
     Attributes:
         now_ms: the store's clock.
@@ -84,7 +88,7 @@ class Budget:
 
     @property
     def is_nearly_used(self) -> bool:
-        """Whether what refusals say matters."""
+        """Whether a refusal means that the budget is used up."""
         return NEARLY_PERCENT <= self.percent < _ALL
 
     def amount(self, units: int) -> str:
@@ -98,7 +102,7 @@ def budgets(subject: Subject) -> list[Budget]:
     found = []
     for name, shown in shown_limits.items():
         if shown.get("limit_usd", shown.get("limit")) is None:
-            continue  # there is none for a while
+            continue  # an override removes the limit for now
         if "limit_usd" in shown:
             limit, used = _nano(shown["limit_usd"]), _nano(shown["used_usd"])
         elif "used" in shown:
@@ -110,11 +114,12 @@ def budgets(subject: Subject) -> list[Budget]:
 
 
 def reached(recipient: Recipient, subject: Subject) -> Iterator[Reached]:
-    """Yields what a recipient is to be told of a subject, whether or not it was told before."""
+    """Yields the reached thresholds that a recipient wants to know, also those that gave a notice before."""
     for budget in budgets(subject) if recipient.budget_percent else ():
         yield from _of_budget(recipient, subject, budget)
     if subject.key is None and subject.team.metered:
         yield from _of_balance(recipient, subject)
+        yield from _of_credits(recipient, subject)
     yield from _of_expiry(recipient, subject)
 
 
@@ -163,6 +168,19 @@ def _of_balance(recipient: Recipient, subject: Subject) -> Iterator[Reached]:
         yield Reached("balance.low", subject, text, data, marks)
 
 
+def _of_credits(recipient: Recipient, subject: Subject) -> Iterator[Reached]:
+    for lot in subject.view.balance.lots:
+        left_ms = lot.expires_ms - subject.view.now_ms
+        passed = sorted(days for days in set(recipient.days_left) if 0 < left_ms <= days * DAY_MS)
+        if passed and lot.available:
+            expires_at, days, amount = time_json(lot.expires_ms), -(-left_ms // DAY_MS), format_usd(lot.available)
+            within = f"{days} {'day' if days == 1 else 'days'}"
+            text = f"{subject.name} has {amount} USD of credits that expire within {within}, at {expires_at}."
+            data = {"threshold_days": passed[0], "days_left": days, "expires_at": expires_at, "expiring_usd": amount}
+            marks = _marks(recipient, subject, ("credits", str(lot.expires_ms)), passed)
+            yield Reached("credits.expiring", subject, text, data, marks)
+
+
 def _of_expiry(recipient: Recipient, subject: Subject) -> Iterator[Reached]:
     account = subject.team if subject.key is None else subject.key
     left_ms = account.expires_ms - subject.view.now_ms
@@ -170,7 +188,7 @@ def _of_expiry(recipient: Recipient, subject: Subject) -> Iterator[Reached]:
     if passed:
         expires_at = time_json(account.expires_ms)
         days = -(-left_ms // DAY_MS)
-        text = f"{subject.name} expires within {days} {'day' if days == 1 else 'days'}, at {expires_at}."
+        text = f"{subject.name} expires within {counted(days, 'day')}, at {expires_at}."
         data = {"threshold_days": passed[0], "days_left": days, "expires_at": expires_at}
         marks = _marks(recipient, subject, ("expiry", str(account.expires_ms)), passed)
         yield Reached("key.expiring" if subject.key else "team.expiring", subject, text, data, marks)

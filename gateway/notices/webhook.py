@@ -18,7 +18,7 @@ _GONE: Final = 410
 
 
 class WebhookSender:
-    """The way to one webhook. Raises ValueError for a URL, a proxy or a file that cannot be used."""
+    """Sends notices to one webhook. Raises ValueError for a URL, a proxy or a file that cannot be used."""
 
     def __init__(self, recipient: Recipient, timeout_s: float, ca_file: str | None, proxy: str | None) -> None:
         parts = urlsplit(recipient.url)
@@ -38,7 +38,7 @@ class WebhookSender:
         self._timeout_s = timeout_s
 
     async def send(self, notice: Notice) -> None:
-        """Sends a notice. Raises SendingFailed. Its caller bounds the time of it all."""
+        """Sends a notice. Raises SendingFailed. The caller bounds the time."""
         recipient = self._recipient
         body = webhook_body(notice, recipient.form)
         headers = webhook_headers(notice, body, recipient.keys, int(time.time()))
@@ -60,6 +60,6 @@ class WebhookSender:
 
 
 def _wait_s(headers: dict[bytes, bytes]) -> float:
-    """Returns the seconds of a Retry-After; 0 without one, and for a date, which the pauses reach soon enough."""
+    """Returns the seconds of a Retry-After header, or 0 if it is missing or a date."""
     text = headers.get(b"retry-after", b"").strip()
     return float(text) if text.isdigit() and len(text) < 10 else 0.0  # noqa: PLR2004 - more digits are no waiting time

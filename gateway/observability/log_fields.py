@@ -66,11 +66,11 @@ def log_fields(record: RequestRecord, timestamp: str = "") -> dict[str, Any]:
         fields["output_tokens"] = usage.output_tokens
         fields["reasoning_tokens"] = usage.reasoning_tokens
         if settlement.unpriced or settlement.lacks_cost or usage.quantities is not None or settlement.over_nano_usd:
-            fields |= _oddities(settlement)
+            fields |= _unusual_fields(settlement)
     return fields
 
 
-def _oddities(settlement: Settlement) -> dict[str, Any]:
+def _unusual_fields(settlement: Settlement) -> dict[str, Any]:
     """Returns what is unusual about a settlement and worth a look."""
     quantities = settlement.usage.quantities
     found = {

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from typing import Final, TextIO
 
 DEFAULT_MAX_BYTES: Final = 4 * 1024 * 1024
-_GATHER_S: Final = 0.02
+_BATCH_INTERVAL_S: Final = 0.02
 """How long lines are gathered after a write. To wake the thread costs the event loop more than to write a line."""
-LONGEST_DRAIN_S: Final = 1.0
+MAX_DRAIN_S: Final = 1.0
 """How long the end of a process waits for the log."""
 
 
@@ -51,7 +51,7 @@ class LogWriter:
         self._changed = threading.Condition()
         self._waiting: list[bytes] = []
         self._bytes = 0  # of the buffer and of what the thread is writing
-        self._told = 0
+        self._reported = 0
         self._thread: threading.Thread | None = None
         self._idle = False
 
@@ -71,7 +71,7 @@ class LogWriter:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
                 self._thread.start()
-                atexit.register(self.drain, LONGEST_DRAIN_S)
+                atexit.register(self.drain, MAX_DRAIN_S)
             elif self._idle:
                 self._changed.notify_all()
         return len(text)
@@ -97,12 +97,12 @@ class LogWriter:
             with self._changed:
                 self._bytes -= len(data)
                 self.dropped += lost
-                untold = 0 if lost else self.dropped - self._told
-                self._told += untold
+                unreported = 0 if lost else self.dropped - self._reported
+                self._reported += unreported
                 self._changed.notify_all()
-            if untold and self._on_dropped is not None:
-                self._on_dropped(untold)
-            time.sleep(_GATHER_S)
+            if unreported and self._on_dropped is not None:
+                self._on_dropped(unreported)
+            time.sleep(_BATCH_INTERVAL_S)
 
 
 def _put(stream: TextIO, data: bytes) -> int:

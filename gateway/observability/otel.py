@@ -18,7 +18,7 @@ SERVICE: Final = "openresponses-gateway"
 """The `service.name` where OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES set none."""
 END_S: Final = 2.0
 """How long the end of a worker waits for a collector that does not answer."""
-_LONGEST_REASON: Final = 500
+_MAX_REASON_CHARACTERS: Final = 500
 _SERVER_ERROR: Final = 500
 GOOD: Final = frozenset(
     {
@@ -53,7 +53,7 @@ class SdkNotes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keeps one message of the SDK's log."""
-        message = record.getMessage()[:_LONGEST_REASON]
+        message = record.getMessage()[:_MAX_REASON_CHARACTERS]
         self.first = self.first or message
         if record.thread == self._builder:
             self.wrong_setting = self.wrong_setting or message

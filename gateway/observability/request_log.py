@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TextIO, cast
 import structlog
 
 from gateway.observability.log_fields import log_fields
-from gateway.observability.log_writer import LONGEST_DRAIN_S, LogWriter
+from gateway.observability.log_writer import MAX_DRAIN_S, LogWriter
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.lenient_json import dumps
 
@@ -45,9 +45,9 @@ class RequestLog:
     Mutable: the number of lines, the last time stamp, the lines of this turn.
     """
 
-    def __init__(self, stream: LogWriter, *, human: bool, enabled: bool) -> None:
+    def __init__(self, stream: LogWriter, *, for_people: bool, enabled: bool) -> None:
         self._stream = stream
-        self._human = human
+        self._for_people = for_people
         self._enabled = enabled
         self.requests = 0
         self._second, self._stamp = 0, ""
@@ -67,8 +67,9 @@ class RequestLog:
         if second != self._second:
             self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         stamp = self._stamp
-        if self._human:
-            words = " ".join(f"{name}={value}" for name, value in log_fields(record).items() if name not in _HIDDEN)
+        if self._for_people:
+            shown = {name: value for name, value in log_fields(record).items() if name not in _NOT_SHOWN_TO_PEOPLE}
+            words = " ".join(f"{name}={value}" for name, value in shown.items())
             line = f"{_visible(f'{stamp}Z {record.method} {record.path} {record.status} {words}')}\n"
         else:
             line = dumps(log_fields(record, stamp + "Z")).decode() + "\n"
@@ -78,7 +79,7 @@ class RequestLog:
 
     def drain(self) -> None:
         """Waits a moment at the end for the log to be written. It must not be called on the event loop."""
-        self._stream.drain(LONGEST_DRAIN_S)
+        self._stream.drain(MAX_DRAIN_S)
 
     def _flush(self) -> None:
         lines, self._lines = self._lines, []
@@ -93,7 +94,7 @@ def _visible(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
-_HIDDEN: Final = frozenset(
+_NOT_SHOWN_TO_PEOPLE: Final = frozenset(
     {"timestamp", "level", "event", "method", "path", "status", "stream", "state", "bytes_in", "bytes_out"}
 )
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -114,8 +115,8 @@ def configure_logging(options: LogOptions, stream: TextIO = sys.stderr, *, level
 
     `level` takes precedence over the option. Returns the request log, which is written to the same stream.
     """
-    writer, human, least = _writer(options, stream), _is_human(options, stream), level or options.level
-    renderer: Any = structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
+    writer, for_people, minimum = _writer(options, stream), _is_for_people(options, stream), level or options.level
+    renderer: Any = structlog.dev.ConsoleRenderer() if for_people else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -123,26 +124,26 @@ def configure_logging(options: LogOptions, stream: TextIO = sys.stderr, *, level
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
+        wrapper_class=structlog.make_filtering_bound_logger(minimum),
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", writer)),
         cache_logger_on_first_use=False,
     )
     logging.lastResort = _Libraries(logging.WARNING)
-    return RequestLog(writer, human=human, enabled=_shows_requests(least))
+    return RequestLog(writer, for_people=for_people, enabled=_shows_requests(minimum))
 
 
 def open_request_log(options: LogOptions, stream: TextIO = sys.stderr) -> RequestLog:
     """Opens a request log in a process whose logging is configured elsewhere."""
     enabled = _shows_requests(options.level)
-    return RequestLog(_writer(options, stream), human=_is_human(options, stream), enabled=enabled)
+    return RequestLog(_writer(options, stream), for_people=_is_for_people(options, stream), enabled=enabled)
 
 
 def _writer(options: LogOptions, stream: TextIO) -> LogWriter:
     waits = options.when_full == "wait"
-    return LogWriter(stream, max_bytes=options.buffer_bytes, waits=waits, on_dropped=_tell_dropped)
+    return LogWriter(stream, max_bytes=options.buffer_bytes, waits=waits, on_dropped=_log_dropped)
 
 
-def _is_human(options: LogOptions, stream: TextIO) -> bool:
+def _is_for_people(options: LogOptions, stream: TextIO) -> bool:
     return options.format == "text" or (options.format == "auto" and stream.isatty())
 
 
@@ -150,5 +151,5 @@ def _shows_requests(level: str) -> bool:
     return _LEVELS.index(level) <= _LEVELS.index("info")
 
 
-def _tell_dropped(count: int) -> None:
+def _log_dropped(count: int) -> None:
     structlog.get_logger("gateway.log").error("log_lines_dropped", count=count)

@@ -18,7 +18,7 @@ class Grant(NamedTuple):
 
 
 class Person(NamedTuple):
-    """`subject` is the provider's permanent id of the person, `name` the one that people read."""
+    """`subject` is the provider's permanent id of the person; `name` is for people."""
 
     subject: str
     name: str

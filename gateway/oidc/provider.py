@@ -1,13 +1,13 @@
-"""The identity provider, as its client sees it. The ID token that it signs says who somebody is.
+"""The client of the identity provider. The ID token that the provider signs names the person.
 
     authorization_url(...)      where a browser signs in: authorization code with PKCE (RFC 7636), state and nonce
     person_by_code(...)         the code that the browser brings back -> Person
-    begin_device(...)           a code that somebody types in at the provider, for programs without a browser (RFC 8628)
-    person_by_device(...)       -> Person, or None while nobody has typed it in
+    begin_device(...)           a code to enter at the provider, for programs without a browser (RFC 8628)
+    person_by_device(...)       -> Person, or None as long as nobody has entered the code
 
 What is checked of an ID token (OpenID Connect Core 1.0, ID Token Validation): its signature by a key of the provider,
 with an asymmetric algorithm that the provider has announced; issuer, audience, authorised party, expiry, nonce, and the
-hash of the access token. authlib and joserfc do it.
+hash of the access token. The libraries authlib and joserfc check them.
 
 Mutable: the provider's metadata and keys, which are read when they are first needed, and again from time to time.
 """
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
 _METADATA_S: Final = 3600.0
-_KEYS_EVERY_S: Final = 10.0  # a token of an unknown key is a reason to read the keys again, but not each time
+_KEYS_EVERY_S: Final = 10.0  # the shortest time between two reads of the keys because of a token with an unknown key
 _LEEWAY_S: Final = 60
-_MOST_CALLS: Final = 8
-_MOST_BYTES: Final = 1024 * 1024
+_MAX_CONCURRENT_CALLS: Final = 8
+_MAX_ANSWER_BYTES: Final = 1024 * 1024
 _ALGORITHMS: Final = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 )
-_SLOWER_MS: Final = 5000  # RFC 8628, section 3.5: by so much the pause between two questions grows
+_SLOWER_MS: Final = 5000  # RFC 8628, section 3.5: by how much the pause between two polls grows
 
 
 class Device(NamedTuple):
-    """A sign-in that has begun elsewhere: somebody opens `verification_uri` and types `user_code` in."""
+    """A sign-in of a program without a browser. A person opens `verification_uri` and enters `user_code` there."""
 
     device_code: str
     user_code: str
@@ -61,7 +61,7 @@ class IdentityProvider:
         self._http = httpx.AsyncClient(
             verify=ssl.create_default_context(cafile=config.ca_file), timeout=config.timeout_s, follow_redirects=False
         )
-        self._calls = asyncio.Semaphore(_MOST_CALLS)
+        self._calls = asyncio.Semaphore(_MAX_CONCURRENT_CALLS)
         self._metadata: Mapping[str, Any] = {}
         self._metadata_until_s = 0.0
         self._keys: KeySet | None = None
@@ -115,7 +115,7 @@ class IdentityProvider:
     async def person_by_device(self, device_code: str) -> Person | None:
         """Returns who has signed in with a device's code, or None if nobody has so far.
 
-        Raises GatewayError `rate_limit_exceeded` if it is asked too often.
+        Raises GatewayError `rate_limit_exceeded` if it is called too often.
         """
         tokens = await self._post("token_endpoint", {"grant_type": DEVICE_GRANT, "device_code": device_code})
         if tokens.get("error") == "authorization_pending":
@@ -216,8 +216,8 @@ class IdentityProvider:
                 body = b""
                 async for piece in answer.aiter_bytes():
                     body += piece
-                    if len(body) > _MOST_BYTES:
-                        raise _unavailable(f"its answer is longer than {_MOST_BYTES} bytes")
+                    if len(body) > _MAX_ANSWER_BYTES:
+                        raise _unavailable(f"its answer is longer than {_MAX_ANSWER_BYTES} bytes")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _unavailable(str(error) or type(error).__name__) from None
         try:

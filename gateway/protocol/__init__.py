@@ -46,7 +46,8 @@ json_splice          changes members of a JSON object, and no other byte
 large_json           what a large answer or event tells
 lenient_json         JSON of upstreams, parsed as leniently as clients do
 timestamps           ISO 8601
-moments       dates and times as people write them
+moments              dates and times as people write them
+wording              how messages count
 header_fields        the size of header fields, and control characters in them
 forwarded_headers    which headers pass between clients and upstreams
 provider_errors      an upstream's error in the standard form

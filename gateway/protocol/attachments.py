@@ -31,15 +31,15 @@ Find = Callable[..., int]
 """Like `bytes.find`, bound to the body."""
 
 MARK: Final = b";base64,"
-SHORTEST_BYTES: Final = 1024
+MIN_ATTACHMENT_BYTES: Final = 1024
 """Shorter content counts as text, because noting millions of short attachments would cost memory and gain nothing."""
-SHORTEST_CUT_BYTES: Final = 4096
-_BLOCK_BYTES: Final = SHORTEST_BYTES // 2
+MIN_CUT_BYTES: Final = 4096
+_BLOCK_BYTES: Final = MIN_ATTACHMENT_BYTES // 2
 _MAX_EXAMINED: Final = 10_000
 """How many long words are examined. Everything behind them counts as text."""
 _MAX_MEDIA_TYPE_BYTES: Final = 128
 _MAX_BYTES_BEFORE: Final = _BLOCK_BYTES + _MAX_MEDIA_TYPE_BYTES + len(MARK)
-_STEP_BYTES: Final = 128 * 1024  # fits into the processor's cache, so that no new pages are requested
+_STEP_BYTES: Final = 64 * 1024  # below what the C library requests from the system each time, and gives back
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_"
 _IN_JSON: Final = _BASE64 + b"\\"
 """Some writers of JSON escape each slash."""
@@ -111,7 +111,7 @@ def _attachment(body: Body, start: int, end: int) -> Attachment | None:
     if is_url := body.startswith(b"data:", begin):
         mark = body.find(MARK, begin, begin + _MAX_MEDIA_TYPE_BYTES)
         begin = mark + len(MARK)
-    if mark < 0 or end - begin < SHORTEST_BYTES:
+    if mark < 0 or end - begin < MIN_ATTACHMENT_BYTES:
         return None
     kind = _kind(body, start, begin, end)
     return Attachment(start, mark, end, kind) if is_url or kind != "text" else None
@@ -129,7 +129,7 @@ def kind_of_value(name: str, value: str) -> Kind | None:
 
     "text" is base64 of anything but the files that stand in such a member.
     """
-    if len(value) < SHORTEST_BYTES:
+    if len(value) < MIN_ATTACHMENT_BYTES:
         return None
     mark = value.find(MARK.decode(), 0, _MAX_MEDIA_TYPE_BYTES) if value.startswith("data:") else -1
     content = value[mark + len(MARK) if mark >= 0 else 0 :].encode("ascii", "replace")
@@ -176,7 +176,7 @@ def cut_places(body: Body, attachments: list[Attachment]) -> list[tuple[int, int
     at = 0
     for one in sorted(attachments):
         begin = one.mark + len(MARK) if body.startswith(MARK, one.mark) else one.mark
-        if begin >= at and one.end - begin >= SHORTEST_CUT_BYTES and _is_plain(body, begin, one.end):
+        if begin >= at and one.end - begin >= MIN_CUT_BYTES and _is_plain(body, begin, one.end):
             places.append((begin, one.end))
             at = one.end
     return places

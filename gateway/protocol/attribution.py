@@ -1,13 +1,16 @@
 """Whom a request is for: tags of the caller's own, and the end user. Pure.
 
     read_labels(fields)                    what a body says -> BodyLabels
+    named_by(header, labels)               with the end user whom the header `x-gateway-end-user` names
     tags_of(header, labels, policy)        with the header `x-gateway-tags`, bounded -> lines for the ledger, or ""
     tag_names(lines)                       the same for people
     counted_as(labels, policy, unnamed)    whom limits of each end user count the request for
+    known_as(name, policy)                 the same for a name that an operator gives
 
-The header has the form of W3C baggage: `project=alpha,env=prod`, values percent-encoded where they have to be. It is
-the gateway's own and never goes to an upstream; what is wrong with it is refused. A body is the provider's to judge:
-what of it is no tag is left out.
+The header of tags has the form of W3C baggage: `project=alpha,env=prod`, values percent-encoded where they have to be.
+What is wrong with it is refused. Both headers are the gateway's own and never go to an upstream. A body is the
+provider's to judge: what of it is no tag is left out. Not every operation has a field for an end user: the header is
+for all of them, and goes before the body.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from urllib.parse import unquote
 from gateway.errors import GatewayError
 
 HEADER: Final = b"x-gateway-tags"
+END_USER_HEADER: Final = b"x-gateway-end-user"
 EndUsers = Literal["plain", "hashed", "off"]
 END_USER: Final = "u"
 TAG: Final = "t:"
@@ -37,6 +41,7 @@ USER_FIELDS: Final = ("safety_identifier", "user")
 LABELLED: Final = frozenset({"metadata", *USER_FIELDS})
 _USER_ID: Final = "user_id"  # where Anthropic's clients name the end user, in `metadata`
 _HASH_CHARACTERS: Final = 32
+_DIGEST: Final = re.compile(rf"[0-9a-f]{{{_HASH_CHARACTERS}}}")
 NOBODY: Final = "none"
 """Stands for the end users of all requests that name none, where limits count. No digest is like it."""
 _MARK_CHARACTERS: Final = 16
@@ -83,6 +88,18 @@ def read_labels(fields: Mapping[str, Any]) -> BodyLabels:
     return BodyLabels(tuple(members.items()), end_user)
 
 
+def named_by(header: bytes | None, labels: BodyLabels) -> BodyLabels:
+    """Returns the labels with the end user whom the header names, percent-encoded where it has to be."""
+    if header is None:
+        return labels
+    try:
+        text = header.decode()
+    except UnicodeDecodeError:
+        text = header.decode("latin-1")
+    end_user = _text(unquote(text))
+    return labels._replace(end_user=end_user) if end_user else labels
+
+
 def tags_of(header: bytes | None, labels: BodyLabels, policy: AttributionPolicy = DEFAULT) -> str:
     """Returns a request's tags for the ledger: the bounds, and a line for each tag and for the end user.
 
@@ -116,6 +133,17 @@ def counted_as(labels: BodyLabels, policy: AttributionPolicy, unnamed: str) -> s
     return digest.hex()[:_HASH_CHARACTERS]
 
 
+def known_as(name: str, policy: AttributionPolicy) -> tuple[str, ...]:
+    """Returns the digests by which limits may know an end user whom an operator names; "": those who name none.
+
+    Where reports show digests, an operator may name one of those.
+    """
+    if not name:
+        return (NOBODY,)
+    digest = counted_as(BodyLabels(end_user=_text(name)), policy, NOBODY)
+    return (digest, name) if _DIGEST.fullmatch(name) else (digest,)
+
+
 def tag_names(lines: str) -> tuple[dict[str, str], str | None]:
     """Returns a request's tags by name, and its end user."""
     pairs = dict(line.split("=", 1) for line in lines.split("\n")[1:])
@@ -123,7 +151,7 @@ def tag_names(lines: str) -> tuple[dict[str, str], str | None]:
     return {name.removeprefix(TAG): value for name, value in pairs.items()}, end_user
 
 
-def _read_header(header: bytes, most: int) -> dict[str, str]:
+def _read_header(header: bytes, max_tags: int) -> dict[str, str]:
     tags: dict[str, str] = {}
     for part in header.decode("latin-1").split(","):
         if not (member := part.strip()):
@@ -138,8 +166,8 @@ def _read_header(header: bytes, most: int) -> dict[str, str]:
         if name in tags:
             raise _wrong(f"the tag {name!r} stands there twice")
         tags[name] = value
-        if len(tags) > most:
-            raise _wrong(f"a request has {most} tags at most")
+        if len(tags) > max_tags:
+            raise _wrong(f"a request has {max_tags} tags at most")
     return tags
 
 

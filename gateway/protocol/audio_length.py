@@ -34,14 +34,14 @@ _EVEN_FORMATS: Final = frozenset({1, 3, 6, 7, 0xFFFE})
 def seconds_of(data: Readable) -> Decimal:
     """Returns the duration in seconds, rounded up to the millisecond, and at least one millisecond."""
     size = len(data)
-    longest = size / SLOWEST_BYTES_PER_SECOND
+    longest_s = size / SLOWEST_BYTES_PER_SECOND
     read = next((one for at, magic, one in _READERS if data.read(at, at + 4) == magic), audio_frames.duration)
     try:
         found = read(data)
     except (struct.error, ValueError, ZeroDivisionError, IndexError, OverflowError):
         found = None
-    if found is None or not size / FASTEST_BYTES_PER_SECOND <= found <= 10 * longest + 1:
-        found = longest
+    if found is None or not size / FASTEST_BYTES_PER_SECOND <= found <= 10 * longest_s + 1:
+        found = longest_s
     return max(Decimal("0.001"), Decimal(int(found * 1000 + 0.999)) / 1000)
 
 

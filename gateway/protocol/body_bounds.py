@@ -43,20 +43,20 @@ def check_bounds(text: Body, bounds: BodyBounds) -> None:
         )
 
 
-def _has_more_values(text: Body, most: int) -> bool:
+def _has_more_values(text: Body, max_values: int) -> bool:
     """Whether there are more values. It stops as soon as that is known."""
     found = 0
     for at in range(0, len(text), _SLICE_BYTES):
         found += _count(text[at : at + _SLICE_BYTES])
-        if found > most:
-            return _has_more_outside_strings(text, most)
+        if found > max_values:
+            return _has_more_outside_strings(text, max_values)
     return False
 
 
-def _has_more_outside_strings(text: Body, most: int) -> bool:
+def _has_more_outside_strings(text: Body, max_values: int) -> bool:
     """The same, without counting commas and brackets inside strings."""
     found, at, inside = 0, 0, False
-    while at < len(text) and found <= most:
+    while at < len(text) and found <= max_values:
         piece = bytes(text[at : at + _SLICE_BYTES])
         escapes = len(piece) - len(piece.rstrip(b"\\"))
         if escapes % 2:
@@ -67,7 +67,7 @@ def _has_more_outside_strings(text: Body, most: int) -> bool:
         parts = piece.split(b'"')
         found += _count(b"".join(parts[inside::2]))
         inside ^= len(parts) % 2 == 0
-    return found > most
+    return found > max_values
 
 
 def _count(piece: Body) -> int:

@@ -1,23 +1,27 @@
 """Searches long bytes in pieces, because a search in one call holds the interpreter's lock. Pure; runs in any thread.
 
-find(text, needle, start)            like bytes.find
-contains(pattern, text, longest)     whether a regular expression matches anywhere; no match is longer than `longest`
-joined(pieces)                       like b"".join
+find(text, needle, start)                 like bytes.find
+contains(pattern, text, max_match_bytes)  whether a regular expression matches anywhere
+joined(pieces)                            like b"".join
+is_utf8(text)                             whether all of it is valid UTF-8
+as_utf8(text)                             the text with U+FFFD for each byte sequence that is not UTF-8
 
-Readable                             bytes that are in memory (InMemory), on disk, or a part of others (Window)
+Readable                                  bytes that are in memory (InMemory), on disk, or a part of others (Window)
 
 Callers use the methods of `bytes` for at most `PIECE_BYTES`, which saves a call.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
 from gateway.types import Body
 
 PIECE_BYTES: Final = 512 * 1024
+_UTF8: Final = codecs.getincrementaldecoder("utf-8")
 
 
 def find(text: Body, needle: bytes, start: int = 0, end: int | None = None) -> int:
@@ -31,10 +35,10 @@ def find(text: Body, needle: bytes, start: int = 0, end: int | None = None) -> i
     return -1
 
 
-def contains(pattern: re.Pattern[bytes], text: Body, longest: int) -> bool:
-    """Whether the pattern matches anywhere. Whether it matches at a position depends on at most `longest` bytes."""
+def contains(pattern: re.Pattern[bytes], text: Body, max_match_bytes: int) -> bool:
+    """Whether the pattern matches anywhere. No match may be longer than `max_match_bytes`."""
     return any(
-        pattern.search(text, start, start + PIECE_BYTES + longest) is not None
+        pattern.search(text, start, start + PIECE_BYTES + max_match_bytes) is not None
         for start in range(0, max(1, len(text)), PIECE_BYTES)
     )
 
@@ -47,6 +51,32 @@ def joined(pieces: Iterable[Body | memoryview]) -> bytearray:
         for start in range(0, len(view), PIECE_BYTES):
             whole += view[start : start + PIECE_BYTES]
     return whole
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether the text is valid UTF-8."""
+    if text.isascii():
+        return True
+    try:
+        for _ in _decoded(text, "strict"):
+            pass
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def as_utf8(text: bytes) -> bytes:
+    """Returns the text as valid UTF-8: U+FFFD stands for what is not."""
+    if text.isascii():
+        return text
+    return bytes(joined(piece.encode() for piece in _decoded(text, "replace")))
+
+
+def _decoded(text: bytes, errors: str) -> Iterator[str]:
+    decoder = _UTF8(errors)
+    for start in range(0, len(text), PIECE_BYTES):
+        yield decoder.decode(text[start : start + PIECE_BYTES])
+    yield decoder.decode(b"", final=True)
 
 
 class Readable(Protocol):

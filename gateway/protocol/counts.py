@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 MAX_COUNT: Final = 2**53  # the largest range in which every JSON implementation counts exactly (RFC 8259, section 6)
-_LARGEST_AMOUNT: Final = Decimal(10) ** 12
+_MAX_AMOUNT: Final = Decimal(10) ** 12
 # Decimal() would also accept "NaN", "1_0", and exponents that make a number with a million digits.
 _AMOUNT: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,2})?")
 
@@ -29,13 +29,13 @@ def amount(value: object) -> Decimal | None:
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    if isinstance(value, int) and not 0 <= value < _LARGEST_AMOUNT:
+    if isinstance(value, int) and not 0 <= value < _MAX_AMOUNT:
         return None  # before repr, because Python refuses to format very long integers
     text = value if isinstance(value, str) else repr(value)
     if _AMOUNT.fullmatch(text) is None:
         return None
     number = Decimal(text)
-    return number if number < _LARGEST_AMOUNT else None
+    return number if number < _MAX_AMOUNT else None
 
 
 def find(tree: Mapping[str, Any], path: tuple[str, ...]) -> object:

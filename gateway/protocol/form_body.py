@@ -18,7 +18,7 @@ from gateway.protocol.audio_length import seconds_of
 from gateway.protocol.byte_search import InMemory, Readable, Window
 from gateway.protocol.dialects.dialect import RequestForm
 from gateway.protocol.multipart import MAX_TEXT_BYTES, Form, boundary_of, read_form
-from gateway.protocol.request_body import RequestBody, model_of, with_bounds
+from gateway.protocol.request_body import HeldBody, RequestBody, model_of, with_bounds
 from gateway.protocol.request_work import FILES_ALONE, NO_WORK
 from gateway.protocol.token_estimates import BYTES_PER_TOKEN, IMAGE_TOKENS, MAX_EDITED_IMAGE_TOKENS
 from gateway.protocol.usage_reader import NO_FACTS
@@ -42,12 +42,12 @@ def read_form_request(body: Body | Readable, content_type: bytes, form: RequestF
     bounds, stream = form.bounds(fields), form.streams(fields)
     images = sum(part.name.startswith(_IMAGES) for part in parts.files)
     texts = -(-parts.text_bytes // BYTES_PER_TOKEN)
-    most = bounds.output_tokens
+    max_tokens = bounds.output_tokens
     return RequestBody(
-        body if isinstance(body, bytes | bytearray) else b"",
+        HeldBody(body if isinstance(body, bytes | bytearray) else b""),
         model_of(fields.get("model"), form),
         stream,
-        None if most is None else most * bounds.runs + bounds.more_output_tokens,
+        None if max_tokens is None else max_tokens * bounds.runs + bounds.more_output_tokens,
         None,
         texts + images * IMAGE_TOKENS + (bounds.input_tokens or 0),
         facts=with_bounds(NO_FACTS, bounds),

@@ -85,20 +85,22 @@ def parse_in_slices(
     text: Body,
     loads: Callable[[bytes], Any],
     *,
-    longest: int | None = None,
+    max_characters: int | None = None,
     wanted: frozenset[str] = frozenset(),
-    most_brackets: int | None = None,
+    max_brackets: int | None = None,
     slice_bytes: int = SLICE_BYTES,
     place: tuple[int, int] | None = None,
 ) -> Sliced:
     """Parses an array or object. Raises ValueError, and TooManyValues.
 
     `place` is where it stands in the text; None means that it is the whole text. `wanted` names the members whose
-    places are to be returned. If `longest` is set, strings of more than a slice are cut to so many characters, and long
-    arrays and objects to their beginning. Otherwise millions of values would take long to be freed, too.
+    places are to be returned. If `max_characters` is set, strings of more than a slice are cut to so many characters,
+    and long arrays and objects to their beginning. Otherwise millions of values would take long to be freed, too.
     """
     start, end = (0, len(text)) if place is None else place
-    return _SlicedParser(text, end, loads, wanted, slice_bytes, most_brackets, longest=longest).parse(start)
+    return _SlicedParser(text, end, loads, wanted, slice_bytes, max_brackets, max_characters=max_characters).parse(
+        start
+    )
 
 
 class _SlicedParser:
@@ -115,9 +117,9 @@ class _SlicedParser:
         loads: Callable[[bytes], Any],
         wanted: frozenset[str],
         slice_bytes: int,
-        most_brackets: int | None,
+        max_brackets: int | None,
         *,
-        longest: int | None,
+        max_characters: int | None,
     ) -> None:
         self._text = text
         self._size = size
@@ -127,8 +129,8 @@ class _SlicedParser:
         names = b"|".join([re.escape(b'"%b"' % name.encode()) for name in sorted(wanted)])
         self._hint = re.compile(names + b"|" + _ESCAPED_LETTER) if wanted else None
         self._slice_bytes = slice_bytes
-        self._left = size if most_brackets is None else most_brackets
-        self._longest = longest
+        self._left = size if max_brackets is None else max_brackets
+        self._max_characters = max_characters
         self._open: list[int] = []
         self._frames: list[_Frame] = []
         self._places: dict[str, list[tuple[int, int]]] = {}
@@ -193,7 +195,7 @@ class _SlicedParser:
             return
         frame = self._frames[-1]
         if not frame.is_object:
-            if self._longest is None or len(frame.value) < _MAX_ITEMS:
+            if self._max_characters is None or len(frame.value) < _MAX_ITEMS:
                 frame.value.append(value)
         else:
             frame.value[frame.key] = value
@@ -275,13 +277,13 @@ class _SlicedParser:
                     if member.name in self._wanted:
                         place = (offset + member.start - 1, offset + member.end - 1)
                         self._places.setdefault(member.name, []).append(place)
-            if self._longest is None or len(frame.value) < _MAX_ITEMS:
+            if self._max_characters is None or len(frame.value) < _MAX_ITEMS:
                 frame.value.update(found)
             return
         items = self._parsed(b"[%b]" % group, offset)
         if not isinstance(items, list) or not items:
             raise ValueError("no values between two commas")
-        if self._longest is None:
+        if self._max_characters is None:
             frame.value += items
         elif len(frame.value) < _MAX_ITEMS:
             frame.value += _without_numbers(items, _LEVELS)
@@ -307,7 +309,7 @@ class _SlicedParser:
             if end == at and not whole:
                 raise ValueError("a string that does not end, or has what it may not have")
             piece = self._loads(b'"%b"' % bytes(text[at:end]))
-            if self._longest is None or length < self._longest:
+            if self._max_characters is None or length < self._max_characters:
                 pieces.append(piece)
             length += len(piece)
             at = end
@@ -321,7 +323,7 @@ class _SlicedParser:
             raise ValueError("no array or object")
         frame = self._put_together()
         self._flush(frame, start, start)
-        self._add("".join(pieces)[: self._longest], start, at)
+        self._add("".join(pieces)[: self._max_characters], start, at)
         return at
 
 

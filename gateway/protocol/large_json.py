@@ -34,7 +34,7 @@ def read_large(
     start, end = place or (len(_BOM) if data.startswith(_BOM) else 0, len(data))
     try:
         value = parse_in_slices(
-            data, parse_json, longest=_MAX_STRING_CHARACTERS, most_brackets=max_values, place=(start, end)
+            data, parse_json, max_characters=_MAX_STRING_CHARACTERS, max_brackets=max_values, place=(start, end)
         ).value
     except TooManyValues as beginning:
         usage = find_usage(bytes(data[max(start, end - _END_BYTES) : end]))

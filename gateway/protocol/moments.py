@@ -2,7 +2,7 @@
 
 2026-11-01                  a day: its first moment, in UTC or in the zone that the caller gives
 2026-11-01T06:00:00Z        a time in ISO 8601, in the same zone where it names none
-now, today, tomorrow
+now, yesterday, today, tomorrow
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from types import MappingProxyType
 from typing import Final
 
-_DAYS: Final = MappingProxyType({"today": 0, "tomorrow": 1})
-FORMS: Final = "2026-11-01, 2026-11-01T06:00:00Z, today or tomorrow"
+_DAYS: Final = MappingProxyType({"yesterday": -1, "today": 0, "tomorrow": 1})
+FORMS: Final = "2026-11-01, 2026-11-01T06:00:00Z, yesterday, today or tomorrow"
 
 
 def parse_moment(text: str, now: datetime, zone: tzinfo = UTC) -> datetime:

@@ -8,6 +8,7 @@ to both: see `decoded_body`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError
@@ -34,9 +35,17 @@ _NEED_NO_INPUT: Final = ("prompt", "conversation", "previous_response_id")
 """A request with one of these needs no input and no model of its own. The provider knows them."""
 
 
-class RequestBody(NamedTuple):
-    """The fields of a request that the gateway reads. `body` is unchanged.
+@dataclass(slots=True)
+class HeldBody:
+    """The bytes of a request. Mutable: `body` becomes empty when no further upstream will be asked."""
 
+    body: Body
+
+
+class RequestBody(NamedTuple):
+    """The fields of a request that the gateway reads.
+
+    `body` is as the client sent it, and empty once an answer is passed on.
     `max_output_tokens` is the bound for all runs together; None: the request states none. `bounds` are its other
     bounds. `input_tokens_bound` is the most tokens that any tokenizer makes of the input, with `images` counted as the
     largest ones. `store` says that the response may be named later. `background` says that it goes on without its
@@ -49,7 +58,7 @@ class RequestBody(NamedTuple):
     whom it is for.
     """
 
-    body: Body
+    held: HeldBody
     model: str
     stream: bool
     max_output_tokens: int | None
@@ -72,6 +81,11 @@ class RequestBody(NamedTuple):
     model_in_prompt: bool = False
     on_disk: Readable | None = None
     labels: BodyLabels = NO_LABELS
+
+    @property
+    def body(self) -> Body:
+        """The body's bytes."""
+        return self.held.body
 
     @property
     def size_bytes(self) -> int:
@@ -109,7 +123,7 @@ def read_request_body(
     else:
         tokens = InputTokens(counted, counted)
     return RequestBody(
-        body,
+        HeldBody(body),
         model,
         stream,
         None if max_output is None else max_output * bounds.runs + bounds.more_output_tokens,

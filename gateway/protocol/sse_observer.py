@@ -85,8 +85,8 @@ class SseObserver:
             facts.has_content or deltas > self.form.reads_all or self._oversized is not None,
             facts.response_id or opening.response_id(),
             facts.expected,
-            frozenset(facts.choices),
-            frozenset(facts.finished),
+            facts.choices,
+            facts.finished,
             opening.seen,
             opening.data,
             deltas,
@@ -103,8 +103,8 @@ class SseObserver:
         if not self._deltas:
             return -(-self._text.item_bytes // BYTES_PER_TOKEN)
         tokens = -(-self._text.bytes_of(self._deltas) // BYTES_PER_TOKEN)
-        least = self._deltas * self.form.delta_tokens
-        return max(tokens, least) if self._facts.ended in (None, "failed") or not tokens else tokens
+        minimum = self._deltas * self.form.delta_tokens
+        return max(tokens, minimum) if self._facts.ended in (None, "failed") or not tokens else tokens
 
     def exceeds(self, output_tokens: int) -> bool:
         """Whether an answer that has not ended has probably put out more than so many tokens."""

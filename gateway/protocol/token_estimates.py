@@ -65,7 +65,7 @@ def count_input_tokens(
     `text` is the body, with or without its attachments. `image` is the type of a part that is an image, in quotes.
     `fields` is the decoded body. `read_images` is the number of images that it names in other ways than by such parts.
     """
-    text_bytes, images, attached, most_attached = len(body), 0, 0, 0
+    text_bytes, images, attached, max_attached = len(body), 0, 0, 0
     for _, mark, end, kind in attachments:
         size = end - mark
         if kind == "text":
@@ -75,11 +75,11 @@ def count_input_tokens(
             images += 1
         else:
             attached += size // ATTACHMENT_BYTES_PER_TOKEN
-            most_attached += size if kind == "file" else size // ATTACHMENT_BYTES_PER_TOKEN
+            max_attached += size if kind == "file" else size // ATTACHMENT_BYTES_PER_TOKEN
     images = max(images, read_images, _count_images(text, image, fields))
     estimate = -(-text_bytes // BYTES_PER_TOKEN) + attached + IMAGE_TOKENS * images
     texts = text_bytes if fields is None or len(body) > _SMALL_BYTES else _text_bytes(fields)
-    return InputTokens(estimate, max(estimate, texts + most_attached + MAX_IMAGE_TOKENS * images), images)
+    return InputTokens(estimate, max(estimate, texts + max_attached + MAX_IMAGE_TOKENS * images), images)
 
 
 def _text_bytes(fields: Mapping[str, Any]) -> int:

@@ -25,11 +25,11 @@ from gateway.ledger.admissions import Admission, AdmissionRequest
 from gateway.ledger.known_responses import KnownResponse, KnownResponses
 from gateway.ledger.refusals import Demand
 from gateway.observability.request_record import RequestRecord
-from gateway.protocol.attribution import NO_LABELS, NOBODY, counted_as
+from gateway.protocol.attribution import END_USER_HEADER, NO_LABELS, NOBODY, counted_as, named_by
 from gateway.protocol.body_changes import Addition, with_model
 from gateway.protocol.forwarded_headers import SESSION_HEADERS
 from gateway.protocol.operations import CREATE, CREATE_TARGET, Operation, Target
-from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, read_request_body
+from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, HeldBody, RequestBody, read_request_body
 from gateway.protocol.request_work import NO_WORK
 from gateway.proxy.body_reading import read_request
 from gateway.proxy.field_checks import check_fields
@@ -258,7 +258,7 @@ async def _route_with_body(
 def request_about(known_response: KnownResponse, query: bytes) -> RequestBody:
     """Returns the request for a call that refers to a response by its id. It has no body, and the response's model."""
     return RequestBody(
-        body=b"",
+        HeldBody(b""),
         model=known_response.model,
         stream=asks_for_stream(query),
         max_output_tokens=None,
@@ -331,8 +331,9 @@ def _admission_request(
         )
     max_output_tokens = request.max_output_tokens
     end_user = NOBODY if target.response_id is not None else snapshot.limits.unnamed
-    if request.labels is not NO_LABELS:
-        end_user = counted_as(request.labels, snapshot.limits.attribution, end_user)
+    if request.labels is not NO_LABELS or END_USER_HEADER in client.fields:
+        labels = named_by(client.fields.get(END_USER_HEADER), request.labels)
+        end_user = counted_as(labels, snapshot.limits.attribution, end_user)
     return route, AdmissionRequest(
         record.request_id,
         key,

@@ -1,6 +1,6 @@
 """Bounds the bytes that the bodies of all requests take together, in one worker's memory or on its disk.
 
-A body is kept until its request has ended, because another upstream may have to be tried. Bodies of at most
+A body is kept until an answer is passed on, because another upstream may have to be tried. Bodies of at most
 `concurrency.off_loop.LONG_BYTES` are not counted: the number of connections bounds them.
 """
 

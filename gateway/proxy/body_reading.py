@@ -14,8 +14,8 @@ from gateway.http.client import Client
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger.known_responses import KnownResponses
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.attribution import END_USER_HEADER, NO_LABELS, named_by, tags_of
 from gateway.protocol.attribution import HEADER as TAGS_HEADER
-from gateway.protocol.attribution import NO_LABELS, tags_of
 from gateway.protocol.content_codings import BodyDecoder, check_coding, decode, is_coded
 from gateway.protocol.dialects.dialect import Dialect
 from gateway.protocol.form_body import read_form_request
@@ -63,7 +63,7 @@ async def read_request(
         snapshot.body_memory.give_back(record.body_held_bytes - len(request.body))
         record.body_held_bytes = len(request.body)
     record.times.received = time.perf_counter()
-    if request.labels is not NO_LABELS or TAGS_HEADER in client.fields:
+    if request.labels is not NO_LABELS or TAGS_HEADER in client.fields or END_USER_HEADER in client.fields:
         _note_tags(client, request, limits, record)
     if client.follows_answer:
         return request._replace(work=request.work._replace(rereads_answer=True))
@@ -102,7 +102,8 @@ async def _read_large_form(
 
 
 def _note_tags(client: Client, request: RequestBody, limits: RequestLimits, record: RequestRecord) -> None:
-    record.tags = tags_of(client.fields.get(TAGS_HEADER), request.labels, limits.attribution)
+    labels = named_by(client.fields.get(END_USER_HEADER), request.labels)
+    record.tags = tags_of(client.fields.get(TAGS_HEADER), labels, limits.attribution)
 
 
 def _parse_body(

@@ -24,9 +24,7 @@ from typing import Final
 
 from gateway.billing.lifecycle import Outcome
 from gateway.errors import GatewayError
-from gateway.http.asgi_client import AsgiClient
 from gateway.http.client import Client, Sink, Watch
-from gateway.http.connection_client import ConnectionClient
 from gateway.observability.request_record import RequestRecord
 from gateway.proxy.admission import Admitted
 from gateway.proxy.failover import InvalidAnswer
@@ -44,8 +42,7 @@ _BAD_GATEWAY: Final = 502
 def early_client(client: Client, admitted: Admitted, record: RequestRecord) -> EarlyClient | None:
     """Returns the client for a stream that may begin early, or None if this one may not."""
     streams = admitted.request.stream and admitted.target.operation.dialect.stream is not None
-    over_http = isinstance(client, (ConnectionClient, AsgiClient))  # a WebSocket's answer has no head
-    if admitted.route.rule.early_keepalive_s is None or not streams or not over_http:
+    if admitted.route.rule.early_keepalive_s is None or not streams or not client.sends_head:
         return None
     return EarlyClient(client, admitted, record)
 
@@ -57,6 +54,7 @@ class EarlyClient:
     `_answers_with_next`: the next bytes are the first ones of the provider's answer.
     """
 
+    sends_head = True
     follows_answer = False
 
     def __init__(self, client: Client, admitted: Admitted, record: RequestRecord) -> None:

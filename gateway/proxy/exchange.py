@@ -26,14 +26,21 @@ class Exchange(NamedTuple):
     def confirm(self, opened: Opened, *, is_answer: bool = True) -> None:
         """Notes that an upstream's answer is sent to the client. `is_answer` is false for an error under a 2xx.
 
+        No other upstream will be asked, so that the request's body is freed.
+
         Refused additions are remembered only for a valid answer. If the upstream refused the request without them too,
         its first refusal may have had another reason.
         """
-        record, answer = self.record, self.answer
+        admitted, _, record, answer = self
         record.state = TRANSITIONS[record.state, Event.RELAY]
+        if record.spooled_form is None:  # a form on disk may still be read for the upstream
+            admitted.request.held.body = b""
+            if record.body_held_bytes:
+                admitted.snapshot.body_memory.give_back(record.body_held_bytes)
+                record.body_held_bytes = 0
         if is_answer and answer.unconfirmed is not None:
             answer.unconfirmed = None
-            model, status = self.admitted.route.upstream_model, opened.answer.status
+            model, status = admitted.route.upstream_model, opened.answer.status
             opened.upstream.note_answer(opened.key, model, status, None, time.monotonic())
             for field in opened.refused:
                 opened.upstream.note_refused(model, field)

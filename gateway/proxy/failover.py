@@ -136,8 +136,8 @@ class Search:
         self._headers = _upstream_headers(client, admitted, record)
         self._client_headers = client.headers
         self._record = record
-        self._excluded: set[str] = set()
-        self._attempted_keys: set[UpstreamKey] = set()
+        self._excluded: tuple[str, ...] = ()  # a set would take four times the memory of an open stream's few names
+        self._attempted_keys: tuple[UpstreamKey, ...] = ()
         self._body = UpstreamBody(admitted)
 
     async def open(self) -> Opened:
@@ -192,7 +192,7 @@ class Search:
         self._best_answer = last_resort = opened._replace(already_read=rejected.already_read, is_last=True)
         self._rank = rank(rejected.status, b"{}", None)
         if rejected.status >= _SERVER_ERROR:
-            self._excluded.add(name)
+            self._excluded += (name,)
         elif rejected.status not in _TRY_NEXT_KEY:
             return last_resort
         try:
@@ -247,7 +247,7 @@ class Search:
     async def _attempt(self, upstream: Upstream, key: UpstreamKey) -> bool:
         """Tries one key. Returns whether there is an answer. Raises GatewayError if no other candidate may be tried."""
         admitted, record, name = self._admitted, self._record, upstream.name
-        self._attempted_keys.add(key)
+        self._attempted_keys += (key,)
         record.upstream.tried.append(f"{name}#{key.number}")
         record.upstream.name = name
         headers, target, model = self._headers, admitted.target, admitted.route.upstream_model
@@ -293,7 +293,7 @@ class Search:
     async def _note_missing(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
         """Excludes an upstream that does not offer the operation. Its 404 is the answer if no better one follows."""
         self._is_not_offered = True
-        self._excluded.add(upstream.name)
+        self._excluded += (upstream.name,)
         upstream.health.released(self._admitted.route.upstream_model)
         if answer.status != _NOT_FOUND or self._best_answer is not None:
             answer.abort()
@@ -316,15 +316,15 @@ class Search:
         status = account_status(whole.status, whole.body)
         upstream.note_answer(key, self._admitted.route.upstream_model, status, wait_s, time.monotonic())
         if status >= _SERVER_ERROR:
-            self._excluded.add(upstream.name)
+            self._excluded += (upstream.name,)
         its_rank = rank(status, whole.body, wait_s)
         if self._rank is None or its_rank > self._rank:
             self._rank = its_rank
             self._best_answer = Opened(upstream, key, whole)
 
     def _note_fault(self, upstream: Upstream, fault: UpstreamFault, began_s: float) -> None:
-        upstream.note_fault(fault.kind, self._admitted.route.upstream_model, began_s, time.monotonic())
-        self._excluded.add(upstream.name)
+        upstream.note_fault(fault, self._admitted.route.upstream_model, began_s, time.monotonic())
+        self._excluded += (upstream.name,)
         self._record.detail = str(fault)
         self._failure = fault_error(fault)
         if fault.sent and fault.kind not in _UNSENT:

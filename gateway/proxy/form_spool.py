@@ -67,8 +67,8 @@ class FormSpool:
             body.close()
 
     def close(self) -> None:
-        """Ends the threads. No more forms are accepted."""
-        self._off_loop.close()
+        """Ends the threads once they have closed all files. No more forms are accepted."""
+        self._off_loop.close(drop_waiting=False)
 
 
 class SpooledForm:

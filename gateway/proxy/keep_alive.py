@@ -14,12 +14,15 @@ COMMENT: Final = b": keep-alive\n\n"
 _CHECKS_PER_SILENCE: Final = 4
 
 
-@contextlib.contextmanager
-def keeping_alive(client: Client, framer: SseFramer, silence_s: float | None) -> Iterator[None]:
+def keeping_alive(
+    client: Client, framer: SseFramer, silence_s: float | None
+) -> contextlib.AbstractContextManager[None]:
     """Writes a comment between events after `silence_s` without output; None: never. This is a relay's only task."""
-    if silence_s is None:
-        yield
-        return
+    return contextlib.nullcontext() if silence_s is None else _keeping_alive(client, framer, silence_s)
+
+
+@contextlib.contextmanager
+def _keeping_alive(client: Client, framer: SseFramer, silence_s: float) -> Iterator[None]:
     task = asyncio.create_task(_keep_alive(client, framer, silence_s))
     try:
         yield

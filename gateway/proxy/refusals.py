@@ -17,7 +17,7 @@ from gateway.upstream.upstream import ACCOUNT_REFUSED, RATE_LIMITED
 
 PAYMENT_REQUIRED: Final = 402
 _QUOTA: Final = "insufficient_quota"
-_LONGEST_READ: Final = 64 * 1024
+_MAX_PARSED_BYTES: Final = 64 * 1024
 
 Rank = tuple[int, bool, float]
 """The largest rank wins."""
@@ -40,11 +40,11 @@ def rank(status: int, body: bytes, wait_s: float | None) -> Rank:
 
 
 def _is_spent(body: bytes) -> bool:
-    if _QUOTA.encode() not in body or len(body) > _LONGEST_READ:
+    if _QUOTA.encode() not in body or len(body) > _MAX_PARSED_BYTES:
         return False
     error = (parse_object(body) or {}).get("error")
     return isinstance(error, dict) and _QUOTA in (error.get("code"), error.get("type"))
 
 
 def _is_readable(body: bytes) -> bool:
-    return len(body) <= _LONGEST_READ and parse_object(body) is not None
+    return len(body) <= _MAX_PARSED_BYTES and parse_object(body) is not None

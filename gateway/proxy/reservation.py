@@ -12,9 +12,9 @@
 | images                                   | `max_image_tokens` of the price, or the maximum of all models        |
 | audio of unknown duration                | the longest duration that its bytes can have, and the reserve above  |
 |                                          | at 20 tokens per second                                              |
-| calls of hosted tools                    | `max_tool_calls` times the price of the dearest tool                 |
+| calls of hosted tools                    | `max_tool_calls` times the price of the most expensive tool          |
 | models that hosted tools call            | `max_tool_calls` times the whole input and output                    |
-| models that may answer instead           | the price of the dearest model                                       |
+| models that may answer instead           | the price of the most expensive model                                |
 | a summary of a long prompt               | the prompt and the answer once more                                  |
 | an answer                                | its bound, or else the one that output_bound.py chooses              |
 """
@@ -24,7 +24,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from gateway.billing.hold import FREE, Work, WorstCase, dearest_of, with_more, worst_case
+from gateway.billing.hold import FREE, Work, WorstCase, with_more, worst_case, worst_of
 from gateway.billing.price_row import Price
 from gateway.ledger.known_responses import KnownResponse
 from gateway.protocol.audio_length import SLOWEST_BYTES_PER_SECOND
@@ -74,11 +74,19 @@ def reserve(
     """Returns the reservation of a request that may start work. `now_ms`: milliseconds since 1970."""
     earlier_tokens = 0 if known_response is None else known_response.input_tokens + known_response.output_tokens
     is_earlier_estimated = known_response is not None and not known_response.settled
-    longest_ms = max(_BACKGROUND_MS, limits.longest_ms) if request.work.background else limits.longest_ms
+    max_duration_ms = max(_BACKGROUND_MS, limits.max_duration_ms) if request.work.background else limits.max_duration_ms
     inputs = _Inputs(
-        request, operation, route, router, limits, earlier_tokens, is_earlier_estimated, now_ms, now_ms + longest_ms
+        request,
+        operation,
+        route,
+        router,
+        limits,
+        earlier_tokens,
+        is_earlier_estimated,
+        now_ms,
+        now_ms + max_duration_ms,
     )
-    output, worst, prompt = _reserve_dearest(inputs) if route.instead else _reserve_at_price(inputs, route.price)
+    output, worst, prompt = _reserve_highest(inputs) if route.instead else _reserve_at_price(inputs, route.price)
     if request.work.advisors:
         worst = with_more(worst, _advisor_cost_nano_usd(inputs, prompt + output.tokens))
     return Reservation(request.input_tokens_estimate + earlier_tokens, output.tokens, worst, output.send)
@@ -162,7 +170,7 @@ def _max_audio_seconds(body_bytes: int, unseen_tokens: int) -> Decimal:
     return Decimal(-(-body_bytes * 3 // (4 * SLOWEST_BYTES_PER_SECOND)) + -(-unseen_tokens // AUDIO_TOKENS_PER_SECOND))
 
 
-def _reserve_dearest(inputs: _Inputs) -> _RowReservation:
+def _reserve_highest(inputs: _Inputs) -> _RowReservation:
     """Returns what is reserved if other models may answer: the highest price, for the longest output of any model."""
     prices = [inputs.route.price, *(price for _, price in inputs.route.instead)]
     plans = [
@@ -173,7 +181,7 @@ def _reserve_dearest(inputs: _Inputs) -> _RowReservation:
     output = OutputPlan(tokens, send=True if True in sends else None if None in sends else False)
     held = [_reserve_at_price(inputs, price, output) for price in prices]
     return _RowReservation(
-        output, dearest_of([one.worst for one in held], tokens), max(one.prompt_tokens for one in held)
+        output, worst_of([one.worst for one in held], tokens), max(one.prompt_tokens for one in held)
     )
 
 

@@ -22,14 +22,14 @@ SendOutputBound = Literal["auto", True, False]
 class RequestLimits:
     """Bounds on requests, and defaults for what they leave open.
 
-    `longest_ms`: every request has ended after this time, unless it runs in the background.
+    `max_duration_ms`: every request has ended after this time, unless it runs in the background.
     """
 
     max_body_bytes: int
     body_timeout_s: float
     default_max_output_tokens: int
     failover_s: float
-    longest_ms: int
+    max_duration_ms: int
     reserve_input_tokens: int
     max_tool_calls: int
     reserve_tool_tokens: int

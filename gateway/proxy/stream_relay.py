@@ -87,9 +87,14 @@ class StreamRelay:
                 is_paused = bool(first) and not take(first)
             if not answer.ended:
                 client.flush()
-            while is_paused or await self._pump(take):
-                is_paused = False
-                await self._catch_up(cap)
+            self._is_reading = not is_paused
+            try:
+                while is_paused or await answer.pump(take):
+                    self._is_reading = is_paused = False
+                    await self._catch_up(cap)
+                    self._is_reading = True
+            finally:
+                self._is_reading = False
         await self.end()
 
     async def _catch_up(self, cap: OutputCap | None) -> None:
@@ -205,13 +210,6 @@ class StreamRelay:
             client.buffer(ready)
             return False
         return not client.write_now(ready) or bool(self._later) if ready else bool(self._later)
-
-    async def _pump(self, take: Callable[[bytes], bool]) -> bool:
-        self._is_reading = True
-        try:
-            return await self._opened.answer.pump(take)
-        finally:
-            self._is_reading = False
 
     def check_times(self, now_s: float) -> bool:
         """Starts a stream that was held back for too long. Returns whether the stream has to be ended.

@@ -2,9 +2,9 @@
 
     gw:{T}:attributed:<day>   "<name>=<value>" -> "requests input cached output cost"; see store/scripts/attribution.lua
 
-The script that posts a cost also writes these, so that they add up to what was charged: `by_value` yields the usage of
-each value of one name, of what was counted together because there were too many (OTHER), and of the requests without
-one (NONE), together the usage of the day. A later correction counts where its request did.
+The script that posts a cost also writes these fields. `by_value` yields a row for each value of one name, a row for the
+values that were too many (OTHER), and a row for the requests without a value (NONE). Together they are the usage of
+the day. A later correction counts on the day of its request.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from gateway.store.store import Store
 
 NONE: Final = ""
 OTHER: Final = "\n"
-"""Stand for values. A real one is neither empty nor has it a line's end."""
+"""Stand for values. A real value is not empty and contains no line end."""
 _DAYS: Final = 2  # of one team, read by one call
 _BATCH_SIZE: Final = 4  # calls per write to the store
-_LARGE: Final = 2000  # words of a hash, behind which others are served
+_LARGE: Final = 2000  # fields of a hash; after so many, other requests are served
 _NOTHING: Final = (0, 0, 0, 0, 0)
 Sums = tuple[int, ...]
 """Requests, tokens of input, of cached input, of output, and cost in nano-USD."""
 
 
 class Day(NamedTuple):
-    """What one team used on one day: in all (None: no longer kept), and of each name and value that was asked for."""
+    """The usage of one team on one day: its total (None: no longer kept), and that of each requested name and value."""
 
     team_id: str
     start_ms: int
@@ -58,7 +58,7 @@ async def by_value(
 
 
 class TagUse(NamedTuple):
-    """What the requests with a tag of one name used, and how many values it had on the day with most."""
+    """The usage of all requests with a tag of one name, and the largest number of values on one day."""
 
     values: int
     sums: Sums
@@ -85,7 +85,7 @@ async def tag_names(store: Store, team_ids: AsyncIterable[str], starts: Sequence
 
 
 async def _days(store: Store, team_ids: AsyncIterable[str], starts: Sequence[int], prefix: bytes) -> AsyncIterator[Day]:
-    """Yields what is kept of each team and day, one team behind the other, of fields that begin so."""
+    """Yields the fields with this prefix of each team and day, team by team."""
     parts = [starts[at : at + _DAYS] for at in range(0, len(starts), _DAYS)]
     wanted: list[tuple[str, Sequence[int]]] = []
     async for team_id in team_ids:

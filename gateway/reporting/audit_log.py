@@ -29,7 +29,7 @@ from gateway.types import Page
 REDACTED: Final = "sk-..."
 _SECRET: Final = re.compile(r"sk-gwa?-[0-9A-Za-z-]+")
 _ID: Final = re.compile(r"\d{1,15}-\d{1,15}")
-_LONGEST: Final = 16_384
+_MAX_TEXT_CHARACTERS: Final = 16_384
 _PAGE: Final = 100
 _REPEAT_AFTER_S: Final = (0.05, 0.2, 0.5, None)
 """Pauses between the attempts to append an entry while the store is unavailable. None is the last attempt."""
@@ -113,7 +113,7 @@ class AuditLog:
 
 def _text(value: Any) -> str:
     text = _SECRET.sub(REDACTED, orjson.dumps(value).decode())
-    return text if len(text) <= _LONGEST else orjson.dumps({"cut": text[:_LONGEST]}).decode()
+    return text if len(text) <= _MAX_TEXT_CHARACTERS else orjson.dumps({"cut": text[:_MAX_TEXT_CHARACTERS]}).decode()
 
 
 def _action(entry_id: bytes, flat: list[bytes]) -> Action:

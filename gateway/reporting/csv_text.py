@@ -1,11 +1,11 @@
-"""Rows as CSV that no spreadsheet runs. Pure.
+"""Rows as CSV without formulas. Pure.
 
-A cell that begins with = + - @, a tab or a line break is taken for a formula by spreadsheets, and names come from
-callers: such text gets an apostrophe in front. Numbers stay numbers, negative ones, too.
+Spreadsheets run a cell that begins with = + - @, a tab or a line break as a formula, and names come from callers. Such
+text therefore gets an apostrophe in front. Numbers stay numbers, also negative ones.
 
     cell(value)          a value as a cell
     flat(row)            a JSON object as {column: cell}; members of objects are named a.b
-    lines(rows)          the text, with a line of headings; columns are in the order in which rows bring them up
+    lines(rows)          the text, with a line of headings; columns are in the order of their first occurrence
 """
 
 from __future__ import annotations

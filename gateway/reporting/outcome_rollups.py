@@ -9,8 +9,9 @@
     no,<code>,<limit>,<scope>       refusals
 
 They are written in batches after the requests, so that they cost a request nothing. They inform operators, and no money
-depends on them. What certainly did not reach the store is kept for the next round. What may have been applied is not
-written again, and what the store refuses concerns one team alone: both are counted as lost.
+depends on them. Counts that certainly did not reach the store are kept for the next round. Counts that may have been
+applied are not written again, and counts that the store refuses are dropped for that team only. Both are counted as
+lost.
 Amounts are in `used`, which settlement itself writes.
 """
 
@@ -30,10 +31,7 @@ from gateway.store.store import Store
 SEEN: Final = Script.load("seen_v1")
 MAX_FIELDS: Final = 2_000
 MAX_FIELDS_OF_REFUSALS: Final = 200
-"""Any caller with a key can name any number of models in requests that are refused.
-
-Admitted ones are harder to forge.
-"""
+"""Lower, because a caller with a key can name any number of models in requests that are refused."""
 _BATCH_SIZE: Final = 500  # calls per write to the store
 _PAIRS: Final = 500  # fields per call
 
@@ -77,7 +75,7 @@ CountsByPlace = Mapping[Where, Counter[str]]
 
 @dataclass(frozen=True, slots=True)
 class Unwritten:
-    """What a write left. `kept`: to be written with the next; `lost`: counts that are gone; `fault`: the last cause."""
+    """What was not written. `kept`: for the next write; `lost`: the number of lost counts; `fault`: the last cause."""
 
     kept: CountsByPlace
     lost: int = 0

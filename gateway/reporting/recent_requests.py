@@ -26,7 +26,7 @@ _REQUESTS: Final = frozenset({"settle", "void", "expire"})
 _ROUNDS: Final = 20  # pages that are searched for a filter that matches rarely
 _FEWEST: Final = 10  # entries that are read per stream, however many teams there are
 _BATCH_SIZE: Final = 256  # teams whose streams are read at once
-_LONGEST_CURSOR: Final = 15  # digits of a time in ms
+_MAX_CURSOR_DIGITS: Final = 15  # digits of a time in ms
 _OK: Final = 200
 _ANSWERED: Final = frozenset({"completed", "incomplete"})
 _NO_END: Final = 2**53
@@ -35,7 +35,7 @@ Recent = tuple[str, Entry | RefusedRequest]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What requests are wanted; None and "" want all.
+    """Which requests are wanted; None and "" match all.
 
     `outcome` is one of the journal's or "refused"; `model` is a pattern. `identifier` is the beginning of a request's
     id, with or without "req_", or the provider's id of a response. `status` is "429" or "4xx"; `statuses` has those of
@@ -52,7 +52,7 @@ class Wanted:
     to_ms: int = _NO_END
 
     def includes(self, item: Entry | RefusedRequest) -> bool:
-        """Whether an entry or a refusal is wanted, its time aside."""
+        """Whether an entry or a refusal matches, apart from its time."""
         if isinstance(item, RefusedRequest):
             outcome, identifier, status, response_id = "refused", item.request_id, item.status, ""
         elif item.type not in _REQUESTS:
@@ -76,7 +76,7 @@ async def recent(
     store: Store, team_ids: Sequence[str], *, limit: int, after: str | None, wanted: Wanted
 ) -> Page[Recent]:
     """Returns (team id, entry or refusal) pairs, newest first. Raises `invalid_field` for an invalid cursor."""
-    if after is not None and not (after.isascii() and after.isdigit() and len(after) <= _LONGEST_CURSOR):
+    if after is not None and not (after.isascii() and after.isdigit() and len(after) <= _MAX_CURSOR_DIGITS):
         raise GatewayError("invalid_field", f"{after!r} is not a cursor of the requests.", param="after")
     end = int(after) if after is not None else None
     if wanted.to_ms < _NO_END:
@@ -90,7 +90,7 @@ async def recent(
         found += page
         if end is None or len(found) >= limit:
             break
-    found, cut_ms = _newest(found, limit)
+    found, cut_ms = _newest(_once(found), limit)
     end = cut_ms if cut_ms is not None else end
     return Page(tuple(found), None if end is None else str(end))
 
@@ -151,6 +151,16 @@ class _Search:
             for team_id, reply in zip(team_ids, streams[len(journals) :], strict=False)
         ]
         return found
+
+
+def _once(found: list[Recent]) -> list[Recent]:
+    """Returns each refusal once: one whose writing was not confirmed is written again."""
+    refused = {one.request_id: one for _, one in found if isinstance(one, RefusedRequest)}
+    return [
+        (team_id, one)
+        for team_id, one in found
+        if not isinstance(one, RefusedRequest) or refused[one.request_id] is one
+    ]
 
 
 def _newest(found: list[Recent], limit: int) -> tuple[list[Recent], int | None]:

@@ -1,7 +1,7 @@
 """The last refusals of each team, with their reasons. They are written in batches, off the warm path.
 
     gw:{T}:refused   stream: id, key, status, code, message, limit, scope, model, detail, client,
-                     asked, timings; bounded in number and in time
+                     asked, timings, end_user, at (if it was written later); bounded in number and in time
 
 A refused request has no hold and no journal entry. This stream answers "why was I refused?". A refusal is kept only if
 the presented secret belongs to the key. That includes revoked and expired keys, until a rotation removes the secret.
@@ -31,7 +31,8 @@ class RefusedRequest:
     """One refusal.
 
     `limit`, `scope` and `model` are "" where they do not apply. `detail` is what only operators read: why a key was not
-    valid, why no upstream was available. `id` and `at_ms` are those of the stream, once stored.
+    valid, why no upstream was available. `id` and `at_ms` are those of the stream, once stored. `refused_ms` is when it
+    was refused, if the store could not take it then; otherwise 0. `end_user` as reports show it.
     """
 
     request_id: str
@@ -49,6 +50,8 @@ class RefusedRequest:
     timings: Mapping[str, float] = field(default_factory=dict)
     id: str = ""
     at_ms: int = 0
+    refused_ms: int = 0
+    end_user: str = ""
 
 
 class RefusedRequests:
@@ -78,6 +81,10 @@ class RefusedRequests:
                 "asked": refused.asked_model,
                 "timings": orjson.dumps(dict(refused.timings)).decode(),
             }
+            if refused.end_user:
+                fields["end_user"] = refused.end_user
+            if refused.refused_ms:
+                fields["at"] = str(refused.refused_ms)
             words = [word for pair in fields.items() for word in pair]
             args = [secret_hash, self._max_entries, self._retention_ms, *words]
             calls.append(self._store.call(REFUSED, [names.key(refused.key_id), names.refused], args))
@@ -122,4 +129,6 @@ def read_refused(team_id: str, entry_id: bytes, flat: list[bytes]) -> RefusedReq
         timings=orjson.loads(fields.get("timings") or "{}"),
         id=entry_id.decode(),
         at_ms=int(entry_id.partition(b"-")[0]),
+        refused_ms=int(fields.get("at", "0")),
+        end_user=fields.get("end_user", ""),
     )

@@ -35,7 +35,7 @@ class ReportSteps(NamedTuple):
         return (day_of(at_ms, self.zone) - _FIRST).days * self.width_ms
 
     def label_from(self, at_ms: int) -> int:
-        """Returns the label of the first step that begins at a moment or behind it."""
+        """Returns the label of the first step that begins at a moment or after it."""
         label = self.label(at_ms)
         return label if self.begin_ms(label) >= at_ms else label + self.width_ms
 

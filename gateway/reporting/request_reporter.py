@@ -1,7 +1,7 @@
 """Reports a worker's finished requests to operators: counts them, stores refusals, publishes live events.
 
-    note(record)   on the request line, as its last step: three appends at most, no I/O
-    report()       a few times a second: writes what was noted, off the request line
+    note(record)   the last step of a request: at most three appends, no I/O
+    report()       runs a few times per second in the background: writes the noted requests
 
 The queues are bounded. Under overload the newest entries are kept, and `dropped` counts the others. Settled requests
 are in the journal in any case.
@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -39,10 +40,10 @@ MAX_COUNTED: Final = 10_000
 MAX_TIMED: Final = 50
 MAX_PAUSES: Final = 100
 PAUSE: Final = "pause the team"
-"""The action of the audit log that is the gateway's own."""
+"""The name of the gateway's own action in the audit log."""
 MAX_UNWRITTEN: Final = 1000
-"""Teams, hours and keys whose counts wait for a store that is away."""
-_LONGEST_MODEL: Final = 256
+"""How many combinations of team, hour and key may have counts that wait for the store."""
+_MAX_MODEL_CHARACTERS: Final = 256
 
 
 class RequestReporter:
@@ -74,12 +75,13 @@ class RequestReporter:
         self._unwritten: CountsByPlace = {}
         self._counted: deque[RequestRecord] = deque(maxlen=MAX_COUNTED)
         self._refused: deque[RequestRecord] = deque(maxlen=MAX_REFUSED)
+        self._late: list[tuple[str, RefusedRequest]] = []  # refusals that wait for a store that is away
         self._finished: deque[RequestRecord] = deque(maxlen=MAX_EVENTS)
 
     def note(self, record: RequestRecord) -> None:
         """Notes a finished request."""
         if record.settlement is not None:
-            if not record.unchecked:  # nobody has checked the key: a stranger would write into the store
+            if not record.unchecked:  # the key was not checked, and a stranger must not write into the store
                 self._append(self._counted, record)
             if record.settlement.pauses:
                 self._append(self._pauses, record)
@@ -90,9 +92,10 @@ class RequestReporter:
             self._append(self._finished, record)
 
     async def report(self) -> None:
-        """Runs one round: writes what was noted, and checks whether anybody watches. Raises GatewayError or StoreError.
+        """Runs one round: writes the noted requests, and checks whether anybody watches.
 
-        A store that is away costs the lists of what was noted; the counts wait for it.
+        Raises GatewayError or StoreError. If the store is unavailable, counts and the last refusals wait, and the times
+        of other noted requests are dropped.
         """
         try:
             await self.flush()
@@ -107,7 +110,7 @@ class RequestReporter:
             await self.flush()
 
     async def flush(self) -> None:
-        """Writes what was noted, each kind whatever became of the others. Raises the first fault, as `report`."""
+        """Writes all noted requests, each kind independently. Raises the first fault, as `report` does."""
         counted, refused, finished = _taken(self._counted), _taken(self._refused), _taken(self._finished)
         for record in counted:
             key, times = record.key, record.times
@@ -118,17 +121,29 @@ class RequestReporter:
         faults = [
             await self._count(counted),
             await _fault_of(self._timings.write(timings)) if timings else None,
-            await _fault_of(self._log.write([(record.key.secret_hash, _refused(record)) for record in refused]))
-            if refused
-            else None,
+            await self._write_refusals(refused),
             await _fault_of(self._live_requests.publish([event(record) for record in finished])) if finished else None,
             await _fault_of(self._audit_pauses()) if self._pauses else None,
         ]
         if (fault := next(filter(None, faults), None)) is not None:
             raise fault
 
+    async def _write_refusals(self, records: list[RequestRecord]) -> GatewayError | StoreError | None:
+        """Writes refusals. The last ones that an outage keeps from the store are kept, with the time of now."""
+        refusals = [*self._late, *((record.key.secret_hash, _refused(record)) for record in records)]
+        if not refusals:
+            return None
+        fault = await _fault_of(self._log.write(refusals))
+        self._late = []
+        if isinstance(fault, GatewayError) and fault.code == "store_unavailable":
+            now_ms = time.time_ns() // 1_000_000
+            kept = refusals[-MAX_REFUSED:]
+            self._late = [(secret, replace(one, refused_ms=one.refused_ms or now_ms)) for secret, one in kept]
+            self.dropped += len(refusals) - len(kept)
+        return fault
+
     async def _count(self, records: list[RequestRecord]) -> GatewayError | StoreError | None:
-        """Writes counts. Those that the store did not get are kept, bounded; those that are gone are told of."""
+        """Writes counts. Those that the store did not get are kept within a bound; lost ones are counted and logged."""
         seen = {where: Counter(found) for where, found in self._unwritten.items()}
         for where, found in counts(records, time.time_ns() // 1_000_000).items():
             seen[where] = seen.get(where, Counter()) + found
@@ -149,7 +164,7 @@ class RequestReporter:
         return fault
 
     async def _audit_pauses(self) -> None:
-        """Writes who stopped which team, oldest first. What the store does not take waits for the next round."""
+        """Writes the pauses of teams into the audit log, oldest first. Those that fail wait for the next round."""
         while self._pauses:
             await self._audit_log.write(_pause(self._pauses[0]))
             self._pauses.popleft()
@@ -180,6 +195,7 @@ def event(record: RequestRecord) -> dict[str, Any]:
         "status": record.status,
         "outcome": record.outcome.value,
         "code": record.code,
+        "detail": record.detail,
         "limit": (refusal.limit or None) if refusal is not None else None,
         "scope": refusal.explain.get("scope") if refusal is not None else None,
         "upstream": record.upstream.name,
@@ -227,7 +243,7 @@ def counts(records: Iterable[RequestRecord], now_ms: int) -> Mapping[Where, Coun
 
 
 def timing(record: RequestRecord) -> dict[str, Any]:
-    """Returns how long the parts of a request took in ms, and what only its record knows of it."""
+    """Returns how long the parts of a request took in ms, and the facts that only its record has."""
     settlement, answered = record.settlement, record.answered_model
     return {
         "status": record.status,
@@ -237,7 +253,7 @@ def timing(record: RequestRecord) -> dict[str, Any]:
         "client": record.client or None,
         "queued_ms": record.queued_ms,
         "asked_model": record.asked_model,
-        "answered_model": answered[:_LONGEST_MODEL] if isinstance(answered, str) else None,
+        "answered_model": answered[:_MAX_MODEL_CHARACTERS] if isinstance(answered, str) else None,
         "response_id": record.response_id,
         "upstream_response_id": (settlement.response_id or None) if settlement is not None else None,
         "upstream_request_id": record.upstream.request_id,
@@ -279,6 +295,7 @@ def _refused(record: RequestRecord) -> RefusedRequest:
         client=record.client,
         asked_model=record.asked_model or "",
         timings=record.times.in_ms(),
+        end_user=_attribution(record.tags)["end_user"] or "",
     )
 
 

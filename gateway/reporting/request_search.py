@@ -1,10 +1,14 @@
-"""Finds a request by what its answer or its provider called it: the id of a response, or the upstream's request id.
+"""Finds a request by the id of its response, or by the upstream's request id.
 
-where it is looked for                      which ids                         how far back
-what is remembered of responses             the client's id of a response     `routing.response_ttl_s`
-the timings of each team's last requests    both ids of the response, and     the last requests of a day
-                                            the upstream's request id
-the journal's newest entries                the provider's id of a response   a few pages; more for one team
+These places are searched in turn:
+
+| place                     | ids                             | how far back                          |
+|---------------------------|---------------------------------|---------------------------------------|
+| the index of the journal  | the client's id of a response   | `ledger.resolution_ttl_s`             |
+| each team's timings       | both ids of a response, and the | the last requests of a day            |
+|                           | upstream's request id           |                                       |
+| the newest entries of the | the provider's id of a response | one page; `_PAGES` pages for a single |
+| journal                   |                                 | team                                  |
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from gateway.store.store import Store
 _BATCH_SIZE: Final = 16
 _PAGE: Final = 1000
 _PAGES: Final = 20  # of one team's journal; of many teams' journals one each
-_ADMITTED: Final = 4  # its place in what is remembered of a response (known_responses.py)
+_ADMITTED: Final = 4  # the place of the admission's time in the JSON of a known response (known_responses.py)
 
 
 async def find_by_other_id(
@@ -56,7 +60,7 @@ async def find_by_other_id(
 
 
 async def _remembered_before(store: Store, team_ids: Sequence[str], text: str) -> tuple[str, int] | None:
-    """The same as `find_response`, of a response that an older version remembered."""
+    """The same as `find_response`, for a response that an earlier version stored."""
     known = await gather_pages(
         store, [partial(store.run, "GET", TeamKeys(team_id).response(text)) for team_id in team_ids]
     )
@@ -67,7 +71,7 @@ async def _remembered_before(store: Store, team_ids: Sequence[str], text: str) -
 
 
 async def _in_journal(store: Store, team_id: str, text: str, *, pages: int, from_ms: int = 0) -> Entry | None:
-    """Looks through a journal for the answer with this id: from a time on, or from the newest entry back."""
+    """Searches a journal for the response with this id: from a time on, or backwards from the newest entry."""
     journal, after = Journal(store), None
     for _ in range(pages):
         page = await journal.entries(team_id, limit=_PAGE, after=after, from_ms=from_ms, newest=from_ms == 0)

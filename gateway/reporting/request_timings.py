@@ -1,4 +1,4 @@
-"""How long the parts of a request took, and what else its record knew, for the last settled requests of each team.
+"""How long the parts of a request took, and more facts of its record, for the last settled requests of each team.
 
     gw:{T}:timings   stream: request id -> JSON; bounded in number and in time, written in batches off the warm path
 
@@ -21,7 +21,7 @@ from gateway.store.store import Store
 
 MAX_TIMINGS: Final = 500
 NAMES: Final = ("response_id", "upstream_response_id", "upstream_request_id")
-"""What else a request is called: by its client, its provider, and the upstream that answered."""
+"""The fields with other ids of a request: its client's, its provider's, and that of the upstream that answered."""
 
 
 class RequestTimings:
@@ -41,20 +41,20 @@ class RequestTimings:
         ]
         oldest_ms = str(time.time_ns() // 1_000_000 - TIMINGS_MS)
         for name in streams.values():
-            # What is older goes now; of a team with no further request, with the stream.
+            # Older entries are deleted now; if the team sends no more requests, they expire with the stream.
             calls.append(self._store.run("XTRIM", name, "MINID", oldest_ms))
             calls.append(self._store.run("PEXPIRE", name, str(TIMINGS_MS)))
         await gather(calls)
 
     async def of_teams(self, team_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Returns what is kept of the last requests of some teams, by request id."""
+        """Returns the stored timings of some teams, by request id."""
         found: dict[str, dict[str, Any]] = {}
         for entries in await self._read(team_ids):
             found |= {name.decode(): orjson.loads(text) for name, text in entries}
         return found
 
     async def find_named(self, team_ids: Sequence[str], text: str) -> tuple[str, str] | None:
-        """Returns (team id, request id) of the request with this id of a response, or of its upstream, or None."""
+        """Returns (team id, request id) for an id of a response or of an upstream, or None."""
         wanted = text.encode()
         for team_id, entries in zip(team_ids, await self._read(team_ids), strict=True):
             for name, took in entries:

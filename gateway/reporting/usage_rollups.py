@@ -4,10 +4,10 @@
     gw:{T}:seen:<hour>  gw:{T}:seen-day:<day>   see outcome_rollups.py
 
 The script that posts a cost also writes the usage, so what a page shows is what was charged. A request counts at the
-time of its admission. A later correction (usage that was learnt after settlement) counts at the time of its request.
+time of its admission. A later correction (usage that became known after settlement) counts at the time of its request.
 
-Teams are read one after another, and a bounded number of steps at once. Nothing is kept here, and a team's figures are
-complete before the next team's begin.
+Teams are read one after another, with a bounded number of steps per call. Rows are yielded at once, and all rows of a
+team come before those of the next.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from gateway.routing.model_patterns import specificity
 SEARCHES: Final = "online"
 """The variant that searches the web before it answers."""
 _VARIANT: Final = re.compile(r"[A-Za-z]{1,32}")
-_MOST_VARIANTS: Final = 4
+_MAX_VARIANTS: Final = 4
 
 
 class ModelName(NamedTuple):
@@ -67,7 +67,7 @@ class ModelNames:
     def _split(self, name: str) -> tuple[str, tuple[str, ...]]:
         """Splits the variants off a configured name."""
         base, variants = name, list[str]()
-        for _ in range(_MOST_VARIANTS):
+        for _ in range(_MAX_VARIANTS):
             if folded(base) in self._exact or folded(base) in self._aliases:
                 return base, tuple(variants)
             base, colon, variant = base.rpartition(":")

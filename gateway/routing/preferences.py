@@ -29,12 +29,12 @@ def preferred(
 
     Raises GatewayError `no_available_provider` if there is none. It names the requirement and what it excluded.
     """
-    for name, most, price in (
+    for name, max_nano_usd, price in (
         ("prompt", wishes.prompt_nano_usd, input_nano_usd),
         ("completion", wishes.completion_nano_usd, output_nano_usd),
     ):
-        if most is not None and price > most:
-            limit = f"max_price.{name} of {format_usd(most)} USD (it costs {format_usd(price)})"
+        if max_nano_usd is not None and price > max_nano_usd:
+            limit = f"max_price.{name} of {format_usd(max_nano_usd)} USD (it costs {format_usd(price)})"
             raise _none_left(limit, candidates)
     only = [name for name in wishes.only if name in upstreams]
     left = tuple(name for name in candidates if name not in wishes.ignore and (not only or name in only))

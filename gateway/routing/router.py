@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from gateway.billing.dearest_rows import dearest_rows
+from gateway.billing.most_expensive_rows import most_expensive_rows
 from gateway.billing.price_row import Price
 from gateway.billing.price_table import PriceTable
 from gateway.billing.rates import Layer
@@ -92,7 +92,7 @@ class Route(NamedTuple):
 
 UNPRICED: Final = Price(Layer({"input": 0, "output": 0}))
 """Stands in for the price of an unpriced model, for requests that cost nothing."""
-_MOST_KNOWN: Final = 1024
+_MAX_REMEMBERED_MODELS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ class Router:
     """The routes, aliases and prices in force. A reload creates a new router.
 
     `unnamed_model` is the model whose route is used for requests without a model. If it is "", they are refused.
-    Mutable: `_known`, a bounded cache of routes by requested model, and `_dearest`, which is computed once. Routes that
-    are drawn by weight are not cached.
+    Mutable: `_known`, a bounded cache of routes by requested model, and `_most_expensive`, which is computed once.
+    Routes that are drawn by weight are not cached.
     """
 
     rules: Mapping[str, RouteRule]
@@ -111,7 +111,7 @@ class Router:
     draw: random.Random = field(default_factory=random.SystemRandom)
     names: ModelNames = field(init=False, repr=False, compare=False)
     _rules: Mapping[str, RouteRule] = field(init=False, repr=False, compare=False)
-    _dearest: list[tuple[str, Price]] = field(default_factory=list, init=False, repr=False, compare=False)
+    _most_expensive: list[tuple[str, Price]] = field(default_factory=list, init=False, repr=False, compare=False)
     _known: dict[str, Route] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ class Router:
             instead=instead,
             is_priced_by_answer=rule.price_by == "answered",
         )
-        if is_configured and not rule.weights and len(self._known) < _MOST_KNOWN:
+        if is_configured and not rule.weights and len(self._known) < _MAX_REMEMBERED_MODELS:
             self._known[model] = route
         return route
 
@@ -184,10 +184,10 @@ class Router:
         return route._replace(instead=self._any_model(), is_priced_by_answer=True)
 
     def _any_model(self) -> tuple[tuple[str, Price], ...]:
-        """Returns the models that may answer for a router, reduced to those of which one is the dearest."""
-        if not self._dearest:
-            self._dearest.extend(dearest_rows(self.prices))
-        return tuple(self._dearest)
+        """Returns the models that may answer for a router, reduced to those of which one is the most expensive."""
+        if not self._most_expensive:
+            self._most_expensive.extend(most_expensive_rows(self.prices))
+        return tuple(self._most_expensive)
 
     def _order(self, rule: RouteRule) -> tuple[str, ...]:
         if not rule.weights:

@@ -1,8 +1,8 @@
 """A provider that needs no network, key or model: OpenResponses (spec 2026-04-24), and the calls beside it.
 
-Its text is derived from the request, so that the same request gets the same text. Any model name works. A
-name under `sim/` selects a behaviour, and `+` combines several (`sim/slow-20+no-usage`). `<n>` counts whole
-SSE events, without `[DONE]` and comments.
+Its text is derived from the request, so that the same request gets the same text. Any model name works. A name under
+`sim/` selects a behaviour, and `+` combines several (`sim/slow-20+no-usage`). `<n>` counts whole SSE events, without
+`[DONE]` and comments.
 
 | model               | what it does                                                              |
 |---------------------|---------------------------------------------------------------------------|
@@ -49,7 +49,7 @@ SSE events, without `[DONE]` and comments.
     messages        Anthropic's messages
     vectors         embeddings, moderations, rerank
     media           images, speech, transcriptions
-    translation     other APIs' requests -> the request for a response that asks for the same
+    translation     other APIs' requests -> the equivalent request for a response
     websocket       WebSocket mode: turns, lanes, steering
     http_exchange   one HTTP exchange, recorded
     record          what was received, in bounded memory

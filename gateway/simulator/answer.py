@@ -1,11 +1,11 @@
-"""A plan out on the wire, well or badly, as its behaviour says.
+"""Sends a plan as an answer, with the faults that its behaviour demands.
 
-| behaviour   | streamed                          | plain                         |
-|-------------|-----------------------------------|-------------------------------|
-| slow        | waits before each token           | waits the sum, then answers   |
-| stall, cut  | after n events                    | after half the body           |
-| end         | after n events, cleanly           | whole answer                  |
-| stall-head  | no head at all                    | no head at all                |
+| behaviour  | streamed                | plain                       |
+|------------|-------------------------|-----------------------------|
+| slow       | waits before each token | waits the sum, then answers |
+| stall, cut | after n events          | after half the body         |
+| end        | after n events, cleanly | whole answer                |
+| stall-head | no head at all          | no head at all              |
 
 Returning without the last body message makes the server close the connection inside the body.
 """
@@ -58,7 +58,7 @@ def _error_body(exchange: HttpExchange, error: ProviderError, request_id: str) -
 
 
 async def send_misbehaviour(exchange: HttpExchange, behaviour: Behaviour, model: str) -> bool:
-    """Answer for behaviours that need no plan. False: an answer is still to be made."""
+    """Answers for behaviours that need no plan. Returns False if there is still an answer to send."""
     if behaviour.stall_head:
         await exchange.wait_for_leaving()
     elif behaviour.error_status is not None:
@@ -109,7 +109,7 @@ async def send_stream(exchange: HttpExchange, plan: Plan) -> None:
 
 
 async def send_frames(exchange: HttpExchange, behaviour: Behaviour, events: Iterable[Frame], done: bytes) -> None:
-    """Sends events and then `done`. Those that need no wait are sent together, in writes of 16 KiB."""
+    """Sends events and then `done`. Events without a delay are sent together, in writes of 16 KiB."""
     stops = [n for n in (behaviour.stall_after, behaviour.cut_after, behaviour.end_after) if n is not None]
     stop = min(stops, default=None)
     await exchange.start(200, [*_SSE_HEADERS, _request_id()])

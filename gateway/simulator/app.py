@@ -17,8 +17,9 @@
 | GET /v1/models, /v1/models/{id}        | one model for each behaviour; any name is known                 |
 | GET /_sim/requests?limit=n             | the last requests as received (record.py), without a key        |
 
-Everything under /v1 wants a bearer token, or a key in `x-api-key` or `api-key`, and takes any. All state lives in the
-application object. With `post_only` nothing is kept, and the routes below /v1/responses are not there (stateless.py).
+Everything under /v1 needs a bearer token, or a key in `x-api-key` or `api-key`; any value is accepted. All state is in
+the application object. With `post_only` nothing is kept, and the routes below /v1/responses do not exist
+(stateless.py).
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def build_simulator(*, max_body_bytes: int = MAX_BODY_BYTES, post_only: bool = F
 
 
 class _Endpoint:
-    """One route: reads, checks the key, calls the handler; records it all."""
+    """One route: reads the request, checks the key, calls the handler, and records the exchange."""
 
     def __init__(self, simulator: _Simulator, handler: Handler, *, is_public: bool = False) -> None:
         self._simulator = simulator
@@ -124,13 +125,13 @@ class _Endpoint:
         except ProviderError as error:
             await send_error(exchange, error)
         except ClientDisconnected:
-            pass  # nobody is there to answer
+            pass  # the client has left
         finally:
             exchange.close()
 
 
 def check_key(header: Callable[[bytes], bytes | None]) -> None:
-    """Takes any key, in the headers of a request. Raises `ProviderError` for none."""
+    """Accepts any key in the headers of a request. Raises `ProviderError` if there is none."""
     if header(b"x-api-key") or header(b"api-key"):
         return
     scheme, _, token = (header(b"authorization") or b"").partition(b" ")

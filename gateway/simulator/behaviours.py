@@ -21,7 +21,7 @@ class BadModel(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How an answer departs from a well-behaved provider's. The defaults are good behaviour."""
+    """How an answer differs from that of a correct provider. The defaults are correct."""
 
     token_delay_ms: int = 0
     stall_head: bool = False

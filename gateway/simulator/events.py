@@ -48,7 +48,7 @@ _ECHOED: Final[Mapping[str, Any]] = {
 
 
 class Frame(NamedTuple):
-    """One SSE event as bytes. `is_token`: it carries one output token, so a slow model waits before it."""
+    """One SSE event as bytes. `is_token`: it contains one output token, so a slow model waits before it."""
 
     data: bytes
     is_token: bool
@@ -155,7 +155,7 @@ def in_lines(data: bytes, newline: bytes) -> bytes:
 
 
 def frames(plan: Plan, *, well_behaved: bool = False) -> Iterator[Frame]:
-    """Every event of the plan's stream, made as it is asked for; `[DONE]` is not among them.
+    """Yields the events of the plan's stream, without `[DONE]`.
 
     `well_behaved` leaves out what the model's behaviour adds to the framing: a replay is plain.
     """

@@ -15,7 +15,7 @@ from gateway.simulator.request import JsonObject
 from gateway.simulator.schema_match import NotFollowed, found_in
 
 MAX_DEPTH: Final = 80
-_MOST_STEPS: Final = 100_000  # for one value: some tenths of a second
+_MAX_STEPS: Final = 100_000  # for one value: some tenths of a second
 
 
 class Unsatisfiable(ValueError):
@@ -27,7 +27,7 @@ class Document:
 
     def __init__(self, schema: object) -> None:
         self.schema = schema
-        self._left = _MOST_STEPS
+        self._left = _MAX_STEPS
 
     def spend(self, steps: int = 1) -> None:
         """Counts steps. Raises `Unsatisfiable` where there were too many."""
@@ -81,7 +81,7 @@ def same(left: object, right: object) -> bool:
 
 
 def accepts(schema: object, value: object, root: object, depth: int = 0) -> bool:
-    """Whether `value` satisfies `schema`. Raises `Unsatisfiable` for a broken schema, or one that is too much work.
+    """Whether `value` satisfies `schema`. Raises `Unsatisfiable` for an invalid or too complex schema.
 
     `root`: where references point, the schema itself or the `Document` of a longer piece of work.
     """

@@ -8,8 +8,8 @@
     string                  its format's example, a match of its pattern, or a word of the prompt
     number                  the lowest value that fits
 
-The work is bounded by depth and by the number of created values. What is not found within these bounds raises
-`Unsatisfiable`, which a client sees as a 400 that names the field.
+The work is bounded by depth and by the number of created values. If no value is found within these
+bounds, `Unsatisfiable` is raised, which becomes a 400 that names the field.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def fill(schema: object, word: str = "example") -> object:
         if accepts(schema, value, schema):
             return value
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
-        # A schema is untrusted data: a keyword of the wrong type shows up as one of these.
+        # A schema is untrusted data: a keyword of the wrong type causes one of these.
         msg = str(error) if isinstance(error, Unsatisfiable) else f"the schema is malformed: {error}"
         raise Unsatisfiable(msg) from error
     msg = "no value was found that satisfies the schema"
@@ -187,10 +187,10 @@ class _Filler:
 
     def _array(self, schema: JsonObject, path: tuple[str, ...], salt: int) -> object:
         first = list(schema.get("prefixItems", ()))
-        least = schema.get("minItems", 0)
-        most = min(schema.get("maxItems", _MAX_ITEMS), _MAX_ITEMS)
+        minimum = schema.get("minItems", 0)
+        maximum = min(schema.get("maxItems", _MAX_ITEMS), _MAX_ITEMS)
         contained = schema.get("minContains", 1) if "contains" in schema else 0
-        wanted = min(max(least, contained, len(first), 1), most)
+        wanted = min(max(minimum, contained, len(first), 1), maximum)
         made: list[object] = []
         for index in range(wanted):
             part = first[index] if index < len(first) else schema.get("items", True)
@@ -199,7 +199,7 @@ class _Filler:
             try:
                 made.append(self._item(part, (*path, "[]"), salt + index, made if schema.get("uniqueItems") else []))
             except Unsatisfiable:
-                if index < max(least, contained):
+                if index < max(minimum, contained):
                     raise
                 break
         return made
@@ -213,21 +213,21 @@ class _Filler:
         raise Unsatisfiable(msg)
 
     def _string(self, schema: JsonObject, _trail: tuple[str, ...], salt: int) -> object:
-        least = schema.get("minLength", 0)
-        if least > _MAX_CHARACTERS:
-            msg = f"minLength {least} is more than {_MAX_CHARACTERS}"
+        minimum = schema.get("minLength", 0)
+        if minimum > _MAX_CHARACTERS:
+            msg = f"minLength {minimum} is more than {_MAX_CHARACTERS}"
             raise Unsatisfiable(msg)
-        most = schema.get("maxLength", _MAX_CHARACTERS)
+        maximum = schema.get("maxLength", _MAX_CHARACTERS)
         word = self._word if not salt else f"{salt + 1} {self._word}"
-        plain = word[:most].ljust(least, "x")
+        plain = word[:maximum].ljust(minimum, "x")
         known = _FORMATS.get(str(schema.get("format")))
         candidates: Iterator[str] = iter((plain,))
         if "pattern" in schema:
-            turns = (match_candidates(str(schema["pattern"]), least, salt + more) for more in range(8))
+            turns = (match_candidates(str(schema["pattern"]), minimum, salt + more) for more in range(8))
             matching = chain.from_iterable(turns)
             candidates = chain((known,) if known else (), matching, candidates)
         elif known:
-            candidates = chain(_varied(known, least, salt), candidates if salt == 0 and least > len(known) else ())
+            candidates = chain(_varied(known, minimum, salt), candidates if salt == 0 and minimum > len(known) else ())
         return self._chosen(schema, candidates)
 
     def _integer(self, schema: JsonObject, _trail: tuple[str, ...], salt: int) -> object:
@@ -280,14 +280,14 @@ def _bounds(schema: JsonObject) -> tuple[float, float]:
     return low, high
 
 
-def _varied(known: str, least: int, salt: int) -> Iterator[str]:
+def _varied(known: str, minimum: int, salt: int) -> Iterator[str]:
     """Yields a format's example, and then longer or different ones that most formats still permit."""
     if salt == 0:
         yield known
     if known.startswith(("http", "/")):
-        yield f"{known}{salt}".ljust(least, "x")
+        yield f"{known}{salt}".ljust(minimum, "x")
     if "@" in known:
-        yield f"user{salt}@{'example'.ljust(min(60, max(0, least - 12)), 'x')}.com"
+        yield f"user{salt}@{'example'.ljust(min(60, max(0, minimum - 12)), 'x')}.com"
     if known.endswith(("Z", "-24", ".1", "::1", "7", ".com")):
         digit = f"{salt % 8 + 1}"
         yield {"Z": known.replace("09:", f"0{digit}:"), "4": known.replace("-24", f"-1{digit}")}.get(

@@ -1,8 +1,8 @@
 """Whether a regular expression is found in a text, in bounded time: no expression makes it hang.
 
-Python's `re` goes back and tries again, which takes exponentially long for `^([a-z]+)*[0-9]$`. Here all places of the
-text that a part of the expression can lead to are followed at once, over the tree of Python's own parser. Look-behind
-and back references cannot be followed so, and are refused.
+Python's `re` backtracks, which takes exponentially long for `^([a-z]+)*[0-9]$`. This module follows all places of the
+text that a part of the expression can reach at the same time, on the tree of Python's own parser. Look-behind and back
+references cannot be followed in this way, and are refused.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _KINDS: Final = ("DIGIT", "WORD", "SPACE")
 
 
 class NotFollowed(ValueError):
-    """The expression has something that this cannot follow."""
+    """The expression contains a construct that cannot be followed."""
 
 
 def found_in(pattern: str, text: str, spend: Callable[[int], None]) -> bool:
-    """Whether the expression matches anywhere. `spend` is told of each step, and raises where there were too many.
+    """Whether the expression matches anywhere. `spend` is called for each step, and raises if there were too many.
 
     Raises re.error, OverflowError or RecursionError for what is no expression, and NotFollowed.
     """
@@ -76,10 +76,10 @@ class _Places:
                 raise NotFollowed(f"the simulator does not follow {op.lower()} in a pattern")
         return found
 
-    def _repeated(self, low: int, most: int, inner: Any, places: Places) -> Places:
+    def _repeated(self, low: int, maximum: int, inner: Any, places: Places) -> Places:
         seen: Places = frozenset() if low else places
         turn = 0
-        while places and turn < most:
+        while places and turn < maximum:
             turn += 1
             after = self.behind(inner, places)
             if turn < low and after == places:  # so it stays, however often

@@ -20,17 +20,17 @@ _MAX_CHARACTERS: Final = 100_000
 _CLASSES: Final[Mapping[str, str]] = {"CATEGORY_DIGIT": "0", "CATEGORY_WORD": "a", "CATEGORY_SPACE": " "}
 
 
-def match_candidates(pattern: str, least: int, salt: int) -> Iterator[str]:
+def match_candidates(pattern: str, min_characters: int, salt: int) -> Iterator[str]:
     """Yields strings of growing length that match `pattern`. `salt` rotates the choices, to make different strings."""
     try:
         tree = parse_pattern(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         msg = f"the pattern {pattern!r} cannot be read: {error}"
         raise Unsatisfiable(msg) from error
-    for extra in (0, 1, 2, 4, 8, 16, 32, 64, least):
+    for extra in (0, 1, 2, 4, 8, 16, 32, 64, min_characters):
         made = _sequence(tree, extra + (salt if extra else 0), salt)
         yield made
-        yield made.ljust(least, "x")
+        yield made.ljust(min_characters, "x")
 
 
 def _sequence(tree: Any, extra: int, salt: int) -> str:

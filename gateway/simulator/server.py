@@ -16,13 +16,13 @@ _BACKLOG: Final = 2048
 _BROKEN_OFF: Final = "ASGI callable returned without completing response."
 
 
-def _is_worth_saying(entry: logging.LogRecord) -> bool:
+def _is_logged(entry: logging.LogRecord) -> bool:
     # A cut answer is what the caller requested; the server would report each one as an error.
     return entry.getMessage() != _BROKEN_OFF
 
 
 async def serve(listener: socket.socket, *, post_only: bool = False) -> None:
-    """Serve on a bound socket until the task is cancelled or the process gets SIGINT or SIGTERM."""
+    """Serves on a bound socket until the task is cancelled or the process gets SIGINT or SIGTERM."""
     config = uvicorn.Config(
         build_simulator(post_only=post_only),
         log_level="warning",
@@ -33,7 +33,7 @@ async def serve(listener: socket.socket, *, post_only: bool = False) -> None:
     # asyncio does this only for sockets that name their protocol. Otherwise head and body are 40 ms apart (delayed
     # ACK).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
+    logging.getLogger("uvicorn.error").addFilter(_is_logged)
     server = uvicorn.Server(config)
     try:
         await server.serve(sockets=[listener])
@@ -44,7 +44,7 @@ async def serve(listener: socket.socket, *, post_only: bool = False) -> None:
 
 
 def run(host: str, port: int, *, post_only: bool = False) -> None:
-    """Serve until interrupted, and print where in one line. Exits with 1 if the address is not available."""
+    """Serves until interrupted, and prints its address. Exits with 1 if the address is not available."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)

@@ -1,12 +1,13 @@
-"""What a provider without state refuses, for `--post-only`: whatever refers to something that it would have to keep.
+"""The requests that a provider without state refuses, for `--post-only`: those that refer to something it would store.
 
 | in the request                                             | status | code                  |
 |------------------------------------------------------------|--------|-----------------------|
 | `previous_response_id`, `conversation`, `store: true`,     | 400    | unsupported_parameter |
 | `background: true`, `context_management`                   |        |                       |
-| an item that only names another, or is a compaction item   | 400    | invalid_field         |
-| an item with an `id`                                       | 404    | item_not_found        |
-| an item with a `status` or a null, a text with `logprobs`, | 400    | unknown_parameter     |
+| an item that is only a reference, or a compaction item     | 400    | invalid_field         |
+| an item with an `id`, unless another one names it          | 404    | item_not_found        |
+| an item with a `status` or a null, a text with `logprobs`; | 400    | unknown_parameter     |
+| of an applied patch the `status` is required               |        |                       |
 | reasoning without `encrypted_content`                      | 400    | invalid_field         |
 | a tool output without its call, a second one, an open call | 400    | invalid_field         |
 """
@@ -21,6 +22,8 @@ from gateway.simulator.request import JsonObject, ProviderError
 _REFERRING: Final = ("previous_response_id", "conversation", "context_management")
 _SWITCHES: Final = ("store", "background")
 _NEEDS_STATE: Final = frozenset({"item_reference", "compaction", "compaction_trigger"})
+_NAMED_BY_OTHERS: Final = frozenset({"mcp_approval_request", "local_shell_call_output"})
+_HAVE_STATUS: Final = frozenset({"apply_patch_call", "apply_patch_call_output"})
 _OUTPUT: Final = "_output"
 _CALL: Final = "_call"
 
@@ -46,11 +49,11 @@ def _check_item(place: str, item: JsonObject) -> None:
     kind = item.get("type")
     if kind in _NEEDS_STATE or (kind is None and "role" not in item):
         raise _wrong(place, f"An item of the type {kind} refers to something that is not kept here")
-    if "id" in item:
+    if "id" in item and kind not in _NAMED_BY_OTHERS:
         message = f"The item {item['id']} is not found: items are not kept here"
         raise ProviderError("item_not_found", message, param=place, status=404, type_="not_found")
     for name, value in item.items():
-        if name == "status" or value is None:
+        if (name == "status" and kind not in _HAVE_STATUS) or value is None:
             raise ProviderError("unknown_parameter", f"Unknown parameter: {place}.{name}", param=f"{place}.{name}")
     if kind == "reasoning" and not item.get("encrypted_content"):
         raise _wrong(place, "A reasoning item without encrypted_content is not kept here")
@@ -62,7 +65,8 @@ def _check_item(place: str, item: JsonObject) -> None:
 
 
 def _check_call(item: JsonObject, open_calls: dict[str, None], answered: set[str]) -> None:
-    kind, call_id = item.get("type"), item.get("call_id")
+    kind = item.get("type")
+    call_id = item.get("id" if kind == "local_shell_call_output" else "call_id")
     if not isinstance(kind, str) or not isinstance(call_id, str):
         return
     if kind.endswith(_OUTPUT):

@@ -15,7 +15,7 @@ import orjson
 from gateway.simulator.behaviours import BadModel, behaviour_of
 from gateway.simulator.request import JsonObject, ProviderError, Request
 
-_MOST_CHOICES: Final = 16
+_MAX_CHOICES: Final = 16
 
 
 def chat_request(fields: JsonObject) -> Request:
@@ -29,8 +29,8 @@ def chat_request(fields: JsonObject) -> Request:
         "parallel_tool_calls": fields.get("parallel_tool_calls"),
         "text": {"format": _chat_format(wanted)} if isinstance(wanted, dict) else None,
     }
-    most = fields.get("max_completion_tokens") or fields.get("max_tokens")
-    return _request(fields, items, translated, most)
+    max_tokens = fields.get("max_completion_tokens") or fields.get("max_tokens")
+    return _request(fields, items, translated, max_tokens)
 
 
 def text_request(fields: JsonObject, prompt: str) -> Request:
@@ -58,8 +58,8 @@ def messages_request(fields: JsonObject) -> Request:
 def choices_of(fields: JsonObject, name: str = "n") -> int:
     """Returns how many choices a request asks for. Raises `ProviderError`."""
     value = 1 if fields.get(name) is None else fields[name]
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST_CHOICES:
-        raise ProviderError("invalid_field", f"{name} must be a whole number from 1 to {_MOST_CHOICES}", param=name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_CHOICES:
+        raise ProviderError("invalid_field", f"{name} must be a whole number from 1 to {_MAX_CHOICES}", param=name)
     return value
 
 
@@ -71,13 +71,13 @@ def model_of(fields: Mapping[str, Any], default: str = "") -> str:
     return model
 
 
-def _request(fields: JsonObject, items: list[JsonObject], translated: JsonObject, most: object) -> Request:
+def _request(fields: JsonObject, items: list[JsonObject], translated: JsonObject, max_tokens: object) -> Request:
     model = model_of(fields)
     try:
         behaviour = behaviour_of(model)
     except BadModel as error:
         raise ProviderError("invalid_field", str(error), param="model") from error
-    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+    if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1):
         raise ProviderError("invalid_field", "The bound on tokens must be a positive integer", param="max_tokens")
     return Request(
         model=model,
@@ -85,7 +85,7 @@ def _request(fields: JsonObject, items: list[JsonObject], translated: JsonObject
         stream=fields.get("stream") is True,
         background=False,
         store=False,
-        max_output_tokens=most,
+        max_output_tokens=max_tokens,
         items=tuple(items),
         fields={"model": model, **{name: value for name, value in translated.items() if value is not None}},
     )

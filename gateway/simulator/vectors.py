@@ -22,7 +22,7 @@ from gateway.simulator.text import tokens_of
 from gateway.simulator.translation import model_of
 
 _DIMENSIONS: Final = 1536
-_MOST_DIMENSIONS: Final = 4096
+_MAX_DIMENSIONS: Final = 4096
 _PIECES_PER_UNIT: Final = 100
 _FLAGGED: Final = ("violence", ("kill", "murder", "bomb"))
 _CATEGORIES: Final = (
@@ -40,8 +40,8 @@ async def embeddings(exchange: HttpExchange, body: bytes) -> None:
     if await send_misbehaviour(exchange, behaviour, model):
         return
     size = fields.get("dimensions") or _DIMENSIONS
-    if not isinstance(size, int) or not 1 <= size <= _MOST_DIMENSIONS:
-        raise ProviderError("invalid_field", f"dimensions: 1 to {_MOST_DIMENSIONS}", param="dimensions")
+    if not isinstance(size, int) or not 1 <= size <= _MAX_DIMENSIONS:
+        raise ProviderError("invalid_field", f"dimensions: 1 to {_MAX_DIMENSIONS}", param="dimensions")
     as_base64 = fields.get("encoding_format") == "base64"
     data = [
         {"object": "embedding", "index": index, "embedding": _shown(_vector(repr(one), size), as_base64=as_base64)}
@@ -83,8 +83,8 @@ async def rerank(exchange: HttpExchange, body: bytes) -> None:
     scored = [
         (len(wanted & set(str(one).lower().split())) / max(1, len(wanted)), -at) for at, one in enumerate(documents)
     ]
-    most = fields.get("top_n")
-    best = sorted(scored, reverse=True)[: most if isinstance(most, int) else None]
+    top_n = fields.get("top_n")
+    best = sorted(scored, reverse=True)[: top_n if isinstance(top_n, int) else None]
     answer: JsonObject = {
         "id": _digest(query).hex()[:24],
         "results": [{"index": -at, "relevance_score": score} for score, at in best],

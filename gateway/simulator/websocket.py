@@ -1,13 +1,13 @@
 """WebSocket mode of the simulator, at GET /v1/responses with an upgrade (OpenResponses, 2026-04-24).
 
-| a message                              | answer                                                                    |
-|----------------------------------------|---------------------------------------------------------------------------|
-| `response.create`                      | the events of POST's stream, a message each, behind the turns of its lane |
-| the same, wrong, or with `background`  | `error`, with a status                                                    |
-| `response.steer` of a turn that runs   | `response.steer.accepted`; the turn ends as incomplete, "steered", and a  |
-|                                        | successor follows by itself                                               |
-| the same, of any other                 | `response.steer.failed`                                                   |
-| of any other type                      | `error`                                                                   |
+| a message                              | answer                                                                   |
+|----------------------------------------|--------------------------------------------------------------------------|
+| `response.create`                      | the events of POST's stream as messages, after earlier turns of its lane |
+| the same, invalid or with `background` | `error`, with a status                                                   |
+| `response.steer` of a running turn     | `response.steer.accepted`; the turn ends as incomplete, "steered", and   |
+|                                        | its successor follows                                                    |
+| `response.steer` of any other turn     | `response.steer.failed`                                                  |
+| any other type                         | `error`                                                                  |
 
 A connection remembers the last response of each lane, also with `store: false`. `cut` closes it with 1011, `end` with
 1000.
@@ -40,13 +40,13 @@ _NO_TURN: Final = ("response_not_active", "No response that runs here has this i
 
 
 class Memory(Protocol):
-    """The simulator, as a connection needs it."""
+    """The methods of the simulator that a connection needs."""
 
     def remember(self, record: Received) -> None:
-        """Keeps a request that has come."""
+        """Records a received request."""
 
     def earlier_tokens(self, request: Request, remembered: Mapping[str, Stored]) -> int:
-        """The tokens of what a request goes on from. Raises `ProviderError`."""
+        """Returns the tokens of the conversation that a request continues. Raises `ProviderError`."""
 
     def keep(self, plan: Plan, size_bytes: int) -> Stored:
         """Keeps a response."""
@@ -57,7 +57,7 @@ class _Ended(Exception):
 
 
 class _Turn:
-    """A turn that runs. Mutable: what it is steered by."""
+    """A running turn. Mutable: the input that steers it."""
 
     def __init__(self, plan: Plan, lane: str) -> None:
         self.plan = plan
@@ -67,7 +67,7 @@ class _Turn:
 
 
 class WebSocketMode:
-    """Answers upgrades. `check_key` raises `ProviderError`. `offered`: whether there is such a mode."""
+    """Answers upgrades. `check_key` raises `ProviderError`. `offered`: whether upgrades are accepted."""
 
     def __init__(
         self, memory: Memory, check_key: Callable[[Callable[[bytes], bytes | None]], None], *, offered: bool
@@ -77,7 +77,7 @@ class WebSocketMode:
         self._offered = offered
 
     async def serve(self, websocket: WebSocket) -> None:
-        """One upgrade, and its connection to the end."""
+        """Serves one upgrade and its connection until the end."""
         try:
             self._check(dict(websocket.scope["headers"]))
         except ProviderError as error:
@@ -93,7 +93,7 @@ class WebSocketMode:
 
 
 class _Connection:
-    """One connection. Mutable: the turns that run, by lane; what is remembered of each lane; tasks."""
+    """One connection. Mutable: the running turns and the remembered response of each lane; tasks."""
 
     def __init__(self, websocket: WebSocket, memory: Memory) -> None:
         self._websocket = websocket
@@ -104,11 +104,11 @@ class _Connection:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Takes messages until the other side leaves."""
+        """Receives messages until the client leaves."""
         try:
             while True:
                 await self._take((await self._websocket.receive_text()).encode())
-        except (WebSocketDisconnect, RuntimeError):  # Starlette raises the latter behind a close of our own
+        except (WebSocketDisconnect, RuntimeError):  # Starlette raises the latter after a close by this side
             return
         finally:
             for task in self._tasks:
@@ -170,7 +170,7 @@ class _Connection:
             plan = make_plan(replace(shown.request, items=said))
 
     async def _send_events(self, turn: _Turn) -> Plan:
-        """Sends a plan's events; the plan as it came out, if the turn was steered in its middle."""
+        """Sends a plan's events. Returns the plan as it was sent: a shorter one if the turn was steered."""
         behaviour, count, tokens = turn.plan.request.behaviour, 0, 0
         stops = {behaviour.cut_after: _BROKEN, behaviour.end_after: _GOING}
         for frame in frames(turn.plan, well_behaved=True):

@@ -13,7 +13,7 @@ conversations   lists of items to which turns append
 background      background responses in the store: queued, leased, ended once
 background_turn one turn that runs in the background
 event_log       the numbered events of a background response
-following       follows the events of a background response
+following       follows the events of a response that may still run
 snapshot        a response before the provider has one, and one that failed
 compaction      replaces a long conversation by a model's own summary
 compact_turn    a call of POST /v1/responses/compact

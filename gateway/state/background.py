@@ -166,7 +166,7 @@ class Background:
         self._store = store
         self._sealer = sealer
         self._lease_ms = str(int(policy.lease_s * 1000))
-        self._longest_ms = str(int(policy.max_duration_s * 1000))
+        self._max_duration_ms = str(int(policy.max_duration_s * 1000))
         self._waiting_bytes = 0
         self._log = structlog.get_logger("gateway.state")
 
@@ -200,7 +200,7 @@ class Background:
             "kept" if job.kept else "temporary",
             str(policy.ttl_s * 1000),
             str(policy.max_team_bytes),
-            self._longest_ms,
+            self._max_duration_ms,
             str(piece.end),
             await self._packed(job.team_id, piece.data),
         ]
@@ -211,7 +211,7 @@ class Background:
 
     async def round(self, team_id: str, jobs: Sequence[Job]) -> Round:
         """Runs one round for the jobs of one team that a worker has, which may be none."""
-        args = [self._lease_ms, str(self.policy.concurrency), self._longest_ms]
+        args = [self._lease_ms, str(self.policy.concurrency), self._max_duration_ms]
         for job in jobs:
             args += [job.response_id, job.token]
         call = self._store.call(ROUND, [TeamKeys(team_id).background], args)
@@ -226,7 +226,7 @@ class Background:
         keys = TeamKeys(job.team_id)
         names = [keys.background, keys.background_response(job.response_id)[5]]
         packed = await self._packed(job.team_id, piece.data)
-        args: list[str | bytes] = [job.response_id, job.token, str(piece.end), packed, self._longest_ms]
+        args: list[str | bytes] = [job.response_id, job.token, str(piece.end), packed, self._max_duration_ms]
         await gather([self._store.call(EVENTS, names, args, is_large=True)])
         log.sent(piece)
 

@@ -5,9 +5,10 @@
     upstream_items(items, ids)    the items in the form that a provider without state accepts
 
 A provider without state refuses references to its store and fields that occur only in answers: `id`, `status`, keys
-whose value is null, the `logprobs` of a text, and reasoning without `encrypted_content`. These are removed. Items of
-unknown kinds otherwise pass unchanged. Item types: OpenResponses specification of 2026-04-24, schemas `ItemParam` of
-what clients send, and `ItemField` of what is shown, which requires more.
+whose value is null, the `logprobs` of a text, and reasoning without `encrypted_content`. These are removed, except
+where a kind of item needs them (_KEPT_FIELDS). Items of unknown kinds otherwise pass unchanged. Item types:
+OpenResponses specification of 2026-04-24, schemas `ItemParam` of what clients send, and `ItemField` of what is shown,
+which requires more.
 """
 
 from __future__ import annotations
@@ -40,10 +41,20 @@ _PART_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
 )
 """What a list shows of parts, and a request may leave out."""
 _REMOVED_FIELDS: Final = frozenset({"id", "status"})
+_KEPT_FIELDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "local_shell_call_output": "id",  # the id of its call
+        "mcp_approval_request": "id",  # what an `mcp_approval_response` names
+        "apply_patch_call": "status",  # required, and of an output the result
+        "apply_patch_call_output": "status",
+    }
+)
+"""Fields that are sent upstream, by kind of item. Source: OpenAI's API reference, input items of POST /responses."""
 _TEXT_PARTS: Final = frozenset({"output_text", "input_text", "text"})
 _ITEM_ID: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,256}")
 COMPACTION: Final = "compaction"
 TRIGGER: Final = "compaction_trigger"
+LOCAL_SHELL_CALL: Final = "local_shell_call"
 LOCAL_SHELL_OUTPUT: Final = "local_shell_call_output"
 """The `id` of such an item is not its own, but names the call (OpenAI's API reference, `LocalShellCallOutput`)."""
 
@@ -156,17 +167,23 @@ def upstream_items(
     """Returns stored items in the form that is sent upstream.
 
     `reasoning_ids`: encrypted reasoning keeps its id, which Azure requires. `encrypted_reasoning`: whether such
-    reasoning is sent at all. Outputs of the local shell and references keep their id, because it names another item.
+    reasoning is sent at all. References keep their id, because it names another item. An output of the local shell
+    names its call by the call's `call_id`, because the call's own id is removed.
     """
     found = []
+    call_ids: dict[object, object] = {}
     for item in items:
         kind = kind_of(item)
         if kind == "reasoning" and not (encrypted_reasoning and has_encrypted_reasoning(item)):
             continue
-        fields = {name: value for name, value in _without_nulls(item).items() if name not in _REMOVED_FIELDS}
-        if kind == LOCAL_SHELL_OUTPUT or is_reference(item) or (kind == "reasoning" and reasoning_ids):
-            fields |= {"id": item["id"]} if item.get("id") else {}
-        if kind == "message":
+        kept = "id" if is_reference(item) or (kind == "reasoning" and reasoning_ids) else _KEPT_FIELDS.get(kind)
+        removed = _REMOVED_FIELDS - {kept}
+        fields = {name: value for name, value in _without_nulls(item).items() if name not in removed}
+        if kind == LOCAL_SHELL_CALL:
+            call_ids[item.get("id")] = item.get("call_id")
+        elif kind == LOCAL_SHELL_OUTPUT and "id" in fields:
+            fields["id"] = item.get("call_id") or call_ids.get(fields["id"]) or fields["id"]
+        elif kind == "message":
             fields["type"] = "message"
             if isinstance(fields.get("content"), list):
                 fields["content"] = [_without_logprobs(part) for part in fields["content"]]

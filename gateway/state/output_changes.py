@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from gateway.errors import GatewayError
 from gateway.protocol.json_splice import members, replace
 from gateway.protocol.lenient_json import dumps
-from gateway.protocol.response_events import TERMINAL_STATUSES
+from gateway.protocol.response_events import TERMINAL_EVENTS, TERMINAL_STATUSES
 from gateway.state.compaction import summary_of
 from gateway.state.items import Item
 from gateway.state.rewriting import Event, OutputItems, read_event, with_data
@@ -94,7 +94,9 @@ class SummaryOutput(_Renumbering):
             item = self._seal(summary_of({**response, "output": merged}))
         except GatewayError as error:
             return [
-                self.own_event("response.failed", {"response": failed_response(response, error.code, error.message)})
+                self.own_event(
+                    TERMINAL_EVENTS["failed"], {"response": failed_response(response, error.code, error.message)}
+                )
             ]
         return [*self.item_events(item), self.numbered(event, {}, [item])]
 

@@ -26,7 +26,8 @@ import structlog
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key
 from gateway.protocol.response_events import RUNNING
-from gateway.state.items import COMPACTION, Item, kind_of
+from gateway.state.chain import last_compaction
+from gateway.state.items import Item
 from gateway.state.large_work import LargeWork, is_long
 from gateway.state.records import Sealer, StoredResponse, pack, unpack
 from gateway.state.snapshot import failed_response
@@ -38,6 +39,7 @@ from gateway.store.store import Store
 PUT: Final = Script.load("response_put_v2")
 WALK: Final = Script.load("response_walk_v2")
 USE: Final = Script.load("response_use_v1")
+LINEAGE: Final = Script.load("response_lineage_v1")
 DELETE: Final = Script.load("response_delete_v1")
 _SLICE_TURNS: Final = 1000
 """How many turns of a chain one script reads or renews: SLICE in response_entries.lua."""
@@ -102,6 +104,8 @@ class ResponseStore:
         be continued or the chain exceeds the bounds.
         """
         ids = await self._walk(key, response_id)
+        if not ids:  # the empty id
+            raise previous_not_found(response_id)
         found: list[StoredResponse] = []
         size = 0
         for start in range(0, len(ids), _BATCH_SIZE):
@@ -116,7 +120,7 @@ class ResponseStore:
                 size += len(packed or b"")
                 if size > self.policy.max_resolved_bytes:
                     raise _too_long(f"its turns hold more than {self.policy.max_resolved_bytes} bytes")
-                if any(kind_of(item) == COMPACTION for item in record.output):
+                if last_compaction(record.output) is not None:
                     return found[::-1]
         return found[::-1]
 
@@ -156,16 +160,29 @@ class ResponseStore:
         return record._replace(response={**record.response, "status": job.split(b" ")[1].decode()})
 
     async def ancestors(self, key: ApiKey, record: StoredResponse) -> list[StoredResponse]:
-        """Returns the responses that a response continues, oldest first, up to a deleted one."""
+        """Returns the responses that a response continues, oldest first, from the latest compaction on.
+
+        Deleted ones are left out.
+        """
         found: list[StoredResponse] = []
-        parent = record.parent
-        while parent and len(found) < self.policy.max_depth:
-            before = await self._open(key.team_id, (await self._contents(key.team_id, [parent]))[0])
-            if before is None:
-                break
-            found.append(before)
-            parent = before.parent
+        ids = await self._lineage(key.team_id, record.parent or "")
+        for start in range(0, len(ids), _BATCH_SIZE):
+            for packed in await self._contents(key.team_id, ids[start : start + _BATCH_SIZE]):
+                before = await self._open(key.team_id, packed)
+                if before is not None:  # it may have been deleted just now
+                    found.append(before)
+                    if last_compaction(before.output) is not None:
+                        return found[::-1]
         return found[::-1]
+
+    async def _lineage(self, team_id: str, response_id: str) -> list[str]:
+        """Returns the ids of a response and of those that it continues. Deleted ones are left out."""
+        names, ids, rest = TeamKeys(team_id).stored_responses, list[str](), response_id
+        while rest and len(ids) < self.policy.max_depth:
+            raw, found = (await gather([self.store.call(LINEAGE, names, [rest, self._ttl_ms])]))[0]
+            ids += [identifier.decode() for identifier in found]
+            rest = raw.decode()
+        return ids[: self.policy.max_depth]
 
     async def put(
         self, team_id: str, record: StoredResponse, *, running: bool, reserved: bool, packed: bytes | None = None

@@ -8,7 +8,7 @@ These calls cost nothing and count at no limit, because programs poll.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
@@ -17,13 +17,14 @@ from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.protocol.response_events import RUNNING
 from gateway.state.background import Background
+from gateway.state.chain import last_compaction
 from gateway.state.following import DONE, follow
 from gateway.state.items import Item, shown
 from gateway.state.large_work import dump_whole, is_long
 from gateway.state.lists import page
 from gateway.state.past import Pasts
 from gateway.state.records import StoredResponse
-from gateway.state.replay import events
+from gateway.state.replay import events_after
 from gateway.state.responses import ResponseStore
 from gateway.state.snapshot import cancelled_response
 from gateway.types import Headers
@@ -105,9 +106,9 @@ class StoredCalls:
         if _NUMBER.fullmatch(after) is None:
             raise GatewayError("invalid_item", "'starting_after' must be a sequence number.", param="starting_after")
         number = max(-1, int(after))
-        if record.response.get("background") is True:
+        if record.response.get("background") is True or record.status in RUNNING:
             return LocalStream(follow(self._background, key.team_id, record.response_id, number))
-        return LocalAnswer(_SSE, b"".join([*events(record.response)[number + 1 :], DONE]))
+        return LocalAnswer(_SSE, b"".join([*events_after(record.response, number), DONE]))
 
     async def _cancel(self, key: ApiKey, record: StoredResponse) -> LocalAnswer:
         if record.response.get("background") is not True:
@@ -122,16 +123,21 @@ class StoredCalls:
         return _json(cancelled if ended is None else ended.response)
 
     async def _input(self, key: ApiKey, record: StoredResponse) -> list[Item]:
-        """Returns the input that a response was made from: its own and that of the turns it continues."""
+        """Returns the input that a response was made from: its own and that of the turns it continues.
+
+        It begins at the latest compaction, which replaced everything before it.
+        """
         ancestors = await self._responses.ancestors(key, record)
-        links = [(link.response_id, [*link.input, *link.output]) for link in ancestors]
-        placed = await self._context(key.team_id, [*ancestors, record][0])
-        placed += [
-            (f"{response_id}/{at}", item)
-            for response_id, items in [*links, (record.response_id, record.input)]
-            for at, item in enumerate(items)
-        ]
-        return shown([item for _, item in placed], [place for place, _ in placed])
+        placed = [_placed(turn.response_id, [*turn.input, *turn.output]) for turn in ancestors]
+        placed.append(_placed(record.response_id, record.input))
+        root = [*ancestors, record][0]
+        compaction = None if root is record else last_compaction(root.output)
+        if compaction is None:
+            placed.insert(0, await self._context(key.team_id, root))
+        else:
+            placed[0] = placed[0][len(root.input) + compaction :]
+        items = [pair for turn in placed for pair in turn]
+        return shown([item for _, item in items], [place for place, _ in items])
 
     async def _context(self, team_id: str, record: StoredResponse) -> list[tuple[str, Item]]:
         """Returns the items of its conversation that precede a response, if they still exist."""
@@ -143,6 +149,11 @@ class StoredCalls:
             link = None
         items = () if link is None else link.listed()
         return [(f"{item['id']}/{record.response_id}", item) for item in items]
+
+
+def _placed(response_id: str, items: Sequence[Item]) -> list[tuple[str, Item]]:
+    """Returns the items of a turn, each with the name of its place, which never changes."""
+    return [(f"{response_id}/{at}", item) for at, item in enumerate(items)]
 
 
 def response_answer(response: dict[str, Any]) -> LocalAnswer:

@@ -13,7 +13,7 @@ await turn.close()                              at the end, in any case
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -94,6 +94,7 @@ class Turns:
         `recall` looks up a previous response before the store is read.
         """
         fields, new, is_compaction = await self._large_work.run(partial(_parse, body), is_long=len(body) > LONG_BYTES)
+        _check_switches(fields)
         request = _Request(key, body, fields, rule, is_compaction, recall)
         past, items, upstream_input, lock = await self._resolve(request, new)
         keep = fields.get("store") is not False and key.team_id not in self.off_for_teams
@@ -102,23 +103,10 @@ class Turns:
             without_reasoning = partial(upstream_input.body_of, items, encrypted_reasoning=False)
         output_change = SummaryOutput(upstream_input.seal) if is_compaction else None
         due = None if is_compaction else self._due_compaction(request, items, upstream_input)
+        begin: Callable[..., Turn] = partial(Turn, has_own_id=request.passes_foreign_ids)
         if fields.get("background") is True:
-            return BackgroundTurn(
-                self,
-                key,
-                past,
-                own,
-                upstream_input.body,
-                keep,
-                lock,
-                window=items,
-                output_change=output_change,
-                due=due,
-                without_encrypted_reasoning=without_reasoning,
-                background=self.background,
-                snapshot=queued_turn_fields(fields),
-            )
-        return Turn(
+            begin = partial(BackgroundTurn, background=self.background, snapshot=queued_turn_fields(fields))
+        return begin(
             self,
             key,
             past,
@@ -130,14 +118,13 @@ class Turns:
             output_change=output_change,
             due=due,
             without_encrypted_reasoning=without_reasoning,
-            has_own_id=request.passes_foreign_ids,
         )
 
     async def begin_compaction(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
-        """Begins a call of `POST /v1/responses/compact`. Raises GatewayError."""
+        """Begins a call of `POST /v1/responses/compact`, which has no streams. Raises GatewayError."""
         fields, new, _ = await self._large_work.run(partial(_parse, body), is_long=len(body) > LONG_BYTES)
         past, items, upstream_input, lock = await self._resolve(
-            _Request(key, body, fields, rule, is_compaction=True), new
+            _Request(key, body, fields, rule, is_compaction=True, streams=False), new
         )
         return CompactTurn(
             self, key, past, (), upstream_input.body, keep=False, lock=lock, window=items, seal=upstream_input.seal
@@ -211,7 +198,10 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """The parts of a request that do not depend on its past. `is_compaction`: it asks only for a summary."""
+    """The parts of a request that do not depend on its past. `is_compaction`: it asks only for a summary.
+
+    `streams`: whether it may ask for a stream.
+    """
 
     key: ApiKey
     body: Body
@@ -219,6 +209,7 @@ class _Request:
     rule: RouteRule
     is_compaction: bool
     recall: Recall | None = None
+    streams: bool = True
 
     @property
     def passes_foreign_ids(self) -> bool:
@@ -287,8 +278,8 @@ class _UpstreamInput:
             changes |= summary_request(request.fields, upstream_input)
         elif not unchanged:
             changes["input"] = dump_whole(upstream_input)
-        if summarises:
-            changes["stream"] = None
+        if summarises or not request.streams:
+            changes |= {"stream": None, "stream_options": None}
         try:
             return replace(bytes(request.body), 0, changes)
         except ValueError as error:
@@ -314,6 +305,16 @@ def _parse(body: Body) -> tuple[dict[str, Any], list[Item], bool]:
     """Returns the fields of a body, the items of its input, and whether it asks for a summary."""
     fields = parse_object_whole(bytes(body)) or {}
     return fields, *without_trigger(as_items(fields.get("input")))
+
+
+def _check_switches(fields: Mapping[str, Any]) -> None:
+    """Raises GatewayError `invalid_field` for a switch that is neither true nor false.
+
+    The provider does not see these fields, and so cannot refuse them. What was meant not to be stored must not be.
+    """
+    for name in ("store", "background"):
+        if not isinstance(fields.get(name), bool | None):
+            raise GatewayError("invalid_field", f"{name!r} must be true or false.", param=name)
 
 
 def _merge_and_check(past: Past, new: Sequence[Item]) -> tuple[list[Item], list[Item]]:

@@ -26,9 +26,11 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:team               hash    permanent: the team's settings and limits, the ends of its current periods
     gw:{T}:keys               zset    permanent: the team's keys, by creation
     gw:{T}:key:<key_id>       hash    permanent: a key's settings, limits and hashed secrets
-    gw:{T}:state              hash    permanent: balance and counters of the team and its keys; windows are packed
+    gw:{T}:state              hash    permanent: balance, credits that expire, and counters of the team and its keys;
+                                      windows are packed
     gw:{T}:holds              zset    emptied by settlement and expiry: open holds by their expiry
-    gw:{T}:held               hash    emptied by settlement and expiry: amounts of the open holds
+    gw:{T}:held               hash    emptied by settlement and expiry: amounts of the open holds, what they took of
+                                      credits that expire, and which meters count them
     gw:{T}:queue              hash    TTL of a minute: requests that wait in the queue
     gw:{T}:end-users          hash    TTL of a week after the longest period that counts: counters of the limits of each
                                       end user; at most `limits.max_end_users`

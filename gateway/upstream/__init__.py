@@ -18,6 +18,8 @@ http2               one HTTP/2 connection and its streams
 goaway              the frames by which an upstream ends an HTTP/2 connection
 websocket_pool      the WebSocket connections to one upstream, and which of them a turn takes
 websocket           one WebSocket connection
+websocket_upgrade   the opening handshake of a WebSocket connection. Pure
+websocket_reader    puts messages together, and reads large ones in a thread
 websocket_writer    writes messages on a WebSocket connection
 websocket_turn      one turn on a WebSocket connection, as an answer
 websocket_messages  the format of messages on a WebSocket connection. Pure

@@ -8,7 +8,7 @@ Mutable: how much of it has been read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from gateway.types import Headers
 from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
@@ -43,10 +43,7 @@ class BufferedAnswer:
 
     async def pump(self, take: Callable[[bytes], bool]) -> bool:
         """See `Answer.pump`."""
-        while data := await self.read():
-            if not take(data):
-                return True
-        return False
+        return await pump_reads(self.read, take)
 
     def abort(self) -> None:
         """See `Answer.abort`. There is no connection to close."""
@@ -86,6 +83,14 @@ class PeekedAnswer:
         """See `Answer.abort`."""
         self._first = b""
         self._answer.abort()
+
+
+async def pump_reads(read: Callable[[], Awaitable[bytes]], take: Callable[[bytes], bool]) -> bool:
+    """Implements `Answer.pump` by `read`, for answers that do not arrive on a connection of their own."""
+    while data := await read():
+        if not take(data):
+            return True
+    return False
 
 
 async def read_whole(answer: Answer, max_bytes: int, timeout_s: float) -> BufferedAnswer:

@@ -13,6 +13,7 @@ from typing import Final
 
 from gateway.protocol.stream_decoder import NotValid, StreamDecoder, coding_of
 from gateway.types import Headers
+from gateway.upstream.buffered_answer import pump_reads
 from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
 
 _CODED_BODY_HEADERS: Final = frozenset({b"content-encoding", b"content-length"})
@@ -73,10 +74,7 @@ class DecodedAnswer:
 
     async def pump(self, take: Callable[[bytes], bool]) -> bool:
         """See `Answer.pump`."""
-        while data := await self.read():
-            if not take(data):
-                return True
-        return False
+        return await pump_reads(self.read, take)
 
     def abort(self) -> None:
         """See `Answer.abort`."""

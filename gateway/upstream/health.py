@@ -51,12 +51,13 @@ class Breaker:
 
     It opens after `failures` failures in a row, for `open_s`, and then permits one probe at a time.
 
-    If a probe has no result after `open_s`, the next request becomes a probe too.
+    If a probe has no result after `open_s`, the next request becomes a probe too. `opened_s` is when it last opened.
     """
 
-    __slots__ = ("_failed", "_limit", "_open_s", "_open_until_s", "_probing_until_s")
+    __slots__ = ("_failed", "_limit", "_open_s", "_open_until_s", "_probing_until_s", "opened_s")
 
     def __init__(self, failures: int, open_s: float) -> None:
+        self.opened_s = 0.0
         self._limit = failures
         self._open_s = open_s
         self._failed = 0
@@ -94,11 +95,15 @@ class Breaker:
         self._failed += 1
         if self._failed >= self._limit:
             self._open_until_s = now_s + self._open_s
+        if self._failed == self._limit:
+            self.opened_s = now_s
         return self._failed == self._limit
 
     def trip(self, now_s: float) -> bool:
         """Opens the breaker at once. Returns whether it was closed before."""
         closed = self._failed < self._limit
+        if closed:
+            self.opened_s = now_s
         self._failed = max(self._failed, self._limit)
         self._probing_until_s = 0.0
         self._open_until_s = now_s + self._open_s
@@ -110,11 +115,12 @@ class Breaker:
 
 
 class ModelCondition(NamedTuple):
-    """A model that has failed since it last answered. `wait_s` as in `Breaker.wait_s`."""
+    """A model that has failed since it last answered. `wait_s` as in `Breaker.wait_s`; `opened_s` of its breaker."""
 
     model: str
     condition: Condition
     wait_s: float
+    opened_s: float
 
 
 class Change(NamedTuple):
@@ -165,7 +171,7 @@ class Health:
     def models(self, now_s: float) -> Iterator[ModelCondition]:
         """Yields the models that have failed since they last answered."""
         for model, breaker in self._models.items():
-            yield ModelCondition(model, breaker.condition(now_s), breaker.wait_s(now_s))
+            yield ModelCondition(model, breaker.condition(now_s), breaker.wait_s(now_s), breaker.opened_s)
 
     def answered(self, model: str, now_s: float) -> Change:
         """Notes an answer below 500."""

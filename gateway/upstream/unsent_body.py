@@ -38,7 +38,7 @@ class UnsentBody:
         """
         if not self._loaded and not self._is_reading and self._on_disk is not None and self:
             self._is_reading = True
-            self._on_disk.ask(self._at, self._piece_bytes, partial(self._on_read, then))
+            self._on_disk.begin_read(self._at, self._piece_bytes, partial(self._on_read, then))
         piece, self._loaded = self._loaded[:max_bytes], self._loaded[max_bytes:]
         return piece
 

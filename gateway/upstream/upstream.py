@@ -23,6 +23,7 @@ A 429 with the code `insufficient_quota` concerns the gateway's own account and 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -30,6 +31,7 @@ from typing import Final, Literal
 import structlog
 
 from gateway.concurrency.disk_body import SentBody
+from gateway.protocol.timestamps import iso_time
 from gateway.types import Body, Headers
 from gateway.upstream.health import Change, Health, KeyRing, UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, Progress, Transport, UpstreamFault
@@ -105,7 +107,8 @@ class Upstream:
     """One provider, as requests use it. `address` is its host and port, for traces.
 
     `sockets`: its WebSocket connections, or None if it is not reached by WebSocket.
-    Mutable: `enabled`, which an operator sets, and the additions to a body that each model refuses.
+    Mutable: `enabled` and `taken_out`, "" or by whom and since when, which operators set; and the additions to a body
+    that each model refuses.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class Upstream:
         self.additions = additions
         self.sockets = sockets
         self.enabled = True
+        self.taken_out = ""
         self._refused: set[tuple[str, str]] = set()
         self._last_fault = ""
         self._log = structlog.get_logger("gateway.upstream")
@@ -219,10 +223,10 @@ class Upstream:
             self._log_rest(key, status, rest_s, was_resting=key.resting_until_s(model) > now_s, model=model)
             key.rest_model(model, now_s + rest_s)
 
-    def note_fault(self, kind: FaultKind, model: str, began_s: float, now_s: float) -> None:
+    def note_fault(self, fault: UpstreamFault, model: str, began_s: float, now_s: float) -> None:
         """Notes that a request for `model`, started at `began_s`, got no answer."""
-        health = self.health
-        self._last_fault = kind.value
+        health, kind = self.health, fault.kind
+        self._last_fault = str(fault)
         if kind in _GATEWAY_FAULTS:
             health.released(model)
         elif kind in _UNREACHABLE:
@@ -235,16 +239,19 @@ class Upstream:
     def unavailable_because(self, model: str, now_s: float) -> str:
         """Returns why requests for `model` are not sent here now, for operators; "" if they are."""
         if not self.enabled:
-            return "taken out by an operator"
-        breakers = [(condition.model, condition.wait_s) for condition in self.health.models(now_s)]
-        wait_s = dict(breakers).get(model, 0.0)
-        whose = f"the breaker of {model}"
-        if (whole_s := self.health.whole.wait_s(now_s)) >= wait_s and self.health.whole.condition(now_s) != "closed":
-            whose, wait_s = "its breaker", whole_s
+            return f"taken out {self.taken_out}" if self.taken_out else "taken out by an operator"
+        whose, wait_s, opened_s = f"the breaker of {model}", 0.0, 0.0
+        for condition in self.health.models(now_s):
+            if condition.model == model:
+                wait_s, opened_s = condition.wait_s, condition.opened_s
+        whole = self.health.whole
+        if (whole_s := whole.wait_s(now_s)) >= wait_s and whole.condition(now_s) != "closed":
+            whose, wait_s, opened_s = "its breaker", whole_s, whole.opened_s
         if wait_s or whose == "its breaker":
-            return f"{whose} is open, the next try is in {wait_s:.1f} s (last fault: {self._last_fault})"
+            since = _clock_time(opened_s - now_s)
+            return f"{whose} is open since {since}, the next try is in {wait_s:.1f} s (last fault: {self._last_fault})"
         rest_s = min(key.resting_until_s(model) for key in self.keys.keys) - now_s
-        return f"all of its keys rest, for {rest_s:.1f} s more" if rest_s > 0 else ""
+        return f"all of its keys rest, until {_clock_time(rest_s)}" if rest_s > 0 else ""
 
     def _log_opened(self, change: Change, model: str, reason: str) -> None:
         if change.whole:
@@ -257,3 +264,8 @@ class Upstream:
             self._log.warning(
                 "upstream_key_rests", upstream=self.name, key=key.number, status=status, rest_s=rest_s, **more
             )
+
+
+def _clock_time(from_now_s: float) -> str:
+    """Returns the time of the clock that is so many seconds from now."""
+    return iso_time(int((time.time() + from_now_s) * 1000))

@@ -25,16 +25,18 @@ from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from websockets.client import ClientProtocol
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.frames import CloseCode, Frame
 from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
-from gateway.types import Headers
+from gateway.concurrency.off_loop import OffLoop
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 from gateway.upstream.websocket_listeners import SteeringListener, SteeringListeners
-from gateway.upstream.websocket_messages import CREATED, ERROR, STEERING, MessageHead, read_head
+from gateway.upstream.websocket_messages import CREATED, ERROR, STEERING, MessageHead, UpstreamMessage
+from gateway.upstream.websocket_reader import MessageReader
 from gateway.upstream.websocket_turn import UpstreamTurn
+from gateway.upstream.websocket_upgrade import UpgradeRefused
 from gateway.upstream.websocket_writer import WebSocketWriter
 
 PING_S: Final = 30.0
@@ -54,16 +56,6 @@ class SocketOwner(Protocol):
         """The connection is closed."""
 
 
-class UpgradeRefused(Exception):
-    """The upstream has refused the handshake with this answer."""
-
-    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
-        super().__init__(status)
-        self.status = status
-        self.headers = headers
-        self.body = body
-
-
 class UpstreamSocket(asyncio.Protocol):
     """One connection.
 
@@ -73,12 +65,14 @@ class UpstreamSocket(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_closed", "_config", "_has_lanes", "_lacks_lanes", "_last_response_ids", "_message", "_opening", "_paused",
-        "_pinged_s", "_protocol", "_received_s", "_steering_listeners", "_transport", "_writer", "fingerprint",
-        "idle_since_s", "is_retired", "loop", "opened_s", "owner", "turns",
+        "_closed", "_config", "_has_lanes", "_lacks_lanes", "_last_response_ids", "_lost", "_opening", "_paused",
+        "_pinged_s", "_protocol", "_reader", "_received_s", "_steering_listeners", "_transport", "_writer",
+        "fingerprint", "idle_since_s", "is_retired", "loop", "opened_s", "owner", "turns",
     )  # fmt: skip
 
-    def __init__(self, owner: SocketOwner, config: TransportConfig, max_message_bytes: int, fingerprint: str) -> None:
+    def __init__(
+        self, owner: SocketOwner, config: TransportConfig, max_message_bytes: int, fingerprint: str, off_loop: OffLoop
+    ) -> None:
         self.fingerprint = fingerprint
         self.is_retired = False
         self.loop = asyncio.get_running_loop()
@@ -90,7 +84,8 @@ class UpstreamSocket(asyncio.Protocol):
         self._writer = WebSocketWriter(self._protocol, self.loop)
         self._transport: asyncio.Transport | None = None
         self._opening: asyncio.Future[None] | None = None
-        self._message: bytearray | None = None
+        self._reader = MessageReader(self, off_loop)
+        self._lost = ""  # why the socket is closed, while its last messages are still being read
         self._closed = self._paused = self._has_lanes = self._lacks_lanes = False
         self._last_response_ids: dict[str, str] = {}
         self._steering_listeners = SteeringListeners()
@@ -201,7 +196,8 @@ class UpstreamSocket(asyncio.Protocol):
         if self._paused and self._transport is not None and not self._closed:
             self._paused = False
             self._received_s = self.loop.time()
-            self._transport.resume_reading()
+            if not self._reader.is_busy:
+                self._transport.resume_reading()
 
     def on_abandoned(self, turn: UpstreamTurn) -> None:
         """See `websocket_turn.TurnConnection`."""
@@ -222,20 +218,13 @@ class UpstreamSocket(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of frames have arrived."""
         self._received_s = self.loop.time()
-        protocol = self._protocol
-        protocol.receive_data(data)
-        for event in protocol.events_received():
+        self._protocol.receive_data(data)
+        events = self._protocol.events_received()
+        for event in events:
             if isinstance(event, Response):
                 self._on_handshake_response(event)
-            elif isinstance(event, Frame) and not self._closed:
-                self._on_frame(event)
-        self._writer.flush()
-        for turn in list(self.turns.values()):
-            turn.flush()
-            if turn.has_ended:
-                self._turn_ended(turn)
-        if protocol.state is not State.OPEN and not self._closed:
-            self._on_upstream_end()
+        self._reader.take(event for event in events if isinstance(event, Frame))
+        self._after_messages()
 
     def pause_writing(self) -> None:
         """The upstream reads slowly."""
@@ -253,8 +242,10 @@ class UpstreamSocket(asyncio.Protocol):
                 self._on_handshake_response(event)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is closed."""
-        self._end(str(exc) if exc is not None else "closed by the upstream")
+        """The socket is closed. What came before is read to its end."""
+        self._lost = (str(exc) if exc is not None else "") or "closed by the upstream"
+        if not self._reader.is_busy:
+            self._end(self._lost)
 
     # inside
 
@@ -268,41 +259,53 @@ class UpstreamSocket(asyncio.Protocol):
             detail = f"not a WebSocket handshake: {self._protocol.handshake_exc}"
             opening.set_exception(UpstreamFault(FaultKind.PROTOCOL, detail, sent=False))
         else:
-            headers = [
-                (name.lower().encode("latin-1"), value.encode("latin-1"))
-                for name, value in response.headers.raw_items()
-            ]
-            opening.set_exception(UpgradeRefused(response.status_code, headers, bytes(response.body)))
+            opening.set_exception(UpgradeRefused.by(response))
 
-    def _on_frame(self, frame: Frame) -> None:
-        opcode = frame.opcode
-        if opcode is Opcode.TEXT:
-            if frame.fin:
-                self._on_message(bytes(frame.data))
-            else:
-                self._message = bytearray(frame.data)
-        elif opcode is Opcode.CONT and self._message is not None:
-            self._message += frame.data
-            if frame.fin:
-                whole, self._message = bytes(self._message), None
-                self._on_message(whole)
-        elif opcode is Opcode.BINARY:
-            self._fail_turns(FaultKind.PROTOCOL, "a binary message")
-
-    def _on_message(self, message: bytes) -> None:
-        head = read_head(message)
-        if head is None:
+    def _after_messages(self) -> None:
+        """Passes on what has come. Nothing more is read while a thread reads a large message."""
+        self._writer.flush()
+        for turn in list(self.turns.values()):
+            turn.flush()
+            if turn.has_ended:
+                self._turn_ended(turn)
+        if self._closed:
             return
+        if self._reader.is_busy:
+            if self._transport is not None and not self._lost:
+                self._transport.pause_reading()
+        elif self._protocol.state is not State.OPEN:
+            self._on_upstream_end()
+
+    # for the reader
+
+    def on_message(self, message: UpstreamMessage) -> None:
+        """See `websocket_reader.ReaderOwner`."""
+        head = message.head
         if head.kind.startswith(STEERING):
-            self._steering_listeners.answer(head, message, has_lanes=self._has_lanes)
+            self._steering_listeners.answer(message, has_lanes=self._has_lanes)
             return
         turn = self._find_turn(head)
         if turn is not None:
-            turn.push(head, message)
+            turn.push(message)
         elif head.kind == ERROR:
             self.is_retired = True
         elif head.kind == CREATED:
             self.abort()
+
+    def on_binary(self) -> None:
+        """See `websocket_reader.ReaderOwner`."""
+        self._fail_turns(FaultKind.PROTOCOL, "a binary message")
+
+    def on_caught_up(self) -> None:
+        """See `websocket_reader.ReaderOwner`."""
+        self._received_s = self.loop.time()
+        self._after_messages()
+        if self._closed or self._reader.is_busy:
+            return
+        if self._lost:
+            self._end(self._lost)
+        elif not self._paused and self._transport is not None:
+            self._transport.resume_reading()
 
     def _find_turn(self, head: MessageHead) -> UpstreamTurn | None:
         """Returns the turn that a message belongs to. A turn whose last message has come gets no more of them."""
@@ -380,7 +383,7 @@ class UpstreamSocket(asyncio.Protocol):
         if self._closed:
             return
         self._closed = self.is_retired = True
-        self._message = None
+        self._reader.end()
         self._writer.end()
         self._fail_opening(UpstreamFault(FaultKind.RESET, f"{detail} in the opening handshake", sent=False))
         turns, self.turns = self.turns, {}

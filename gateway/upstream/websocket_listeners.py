@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gateway.upstream.websocket_messages import ACCEPTED, MessageHead, steer_id
+from gateway.upstream.websocket_messages import ACCEPTED, UpstreamMessage
 from gateway.upstream.websocket_turn import UpstreamTurn
 
 
@@ -21,7 +21,7 @@ class SteeringListener(Protocol):
     is_accepted: bool
     ids: set[str]
 
-    def on_answer(self, head: MessageHead, message: bytes, identifier: str) -> None:
+    def on_answer(self, message: UpstreamMessage) -> None:
         """A message about the steering has come."""
 
     def on_replaced(self) -> None:
@@ -55,18 +55,18 @@ class SteeringListeners:
             if not listeners:
                 del self._lanes[lane]
 
-    def answer(self, head: MessageHead, message: bytes, *, has_lanes: bool) -> None:
+    def answer(self, message: UpstreamMessage, *, has_lanes: bool) -> None:
         """Passes an answer on to its listener. An answer without a listener is dropped."""
-        listeners, identifier = self._in_lane(head.lane, has_lanes=has_lanes), steer_id(message)
+        listeners, identifier = self._in_lane(message.head.lane, has_lanes=has_lanes), message.identifier
         if not listeners:
             return
         unanswered = [listener for listener in listeners if not listener.is_accepted]
-        if head.kind != ACCEPTED:
+        if message.head.kind != ACCEPTED:
             named = [listener for listener in listeners if identifier in listener.ids]
-            [*named, *unanswered, listeners[-1]][0].on_answer(head, message, identifier)
+            [*named, *unanswered, listeners[-1]][0].on_answer(message)
             return
         listener = [*unanswered, listeners[-1]][0]
-        listener.on_answer(head, message, identifier)
+        listener.on_answer(message)
         for before in [one for one in listeners if one.is_accepted and one is not listener]:
             listener.ids |= before.ids
             self.remove(before)

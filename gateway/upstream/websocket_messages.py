@@ -1,11 +1,11 @@
 """The messages of a WebSocket connection to an upstream (OpenResponses, 2026-04-24, "WebSocket mode"). Pure.
 
     turn_message(body, lane) -> bytes        the body of a POST as a `response.create` message
-    read_head(message) -> MessageHead        the type and the lane of an upstream's message
-    as_event(head, message) -> bytes         the message as a server-sent event, which relays read
-    refusal(message) -> (status, headers, body)   an `error` message as the answer to a POST
+    read_message(data) -> UpstreamMessage    an upstream's message: its head, the server-sent event that relays read,
+                                             and an `error` as the answer to a POST
 
-A message is passed on byte for byte, except for line ends inside it, because CR cannot occur in an event's data.
+A message is passed on byte for byte, except for line ends between its values, because CR cannot occur in an event's
+data. In a large message they become spaces.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from gateway.protocol.byte_search import PIECE_BYTES, find, joined
 from gateway.protocol.dialects.openai_form import error_status
-from gateway.protocol.json_splice import replace
-from gateway.protocol.lenient_json import dumps, parse_object
+from gateway.protocol.json_splice import members, replace
+from gateway.protocol.large_json import LARGE_BYTES, read_large
+from gateway.protocol.lenient_json import dumps, parse_json, parse_object
 from gateway.protocol.response_events import TERMINAL_STATUSES
 from gateway.types import Body, Headers
 
@@ -36,6 +38,9 @@ NO_CHANGES: Final[Mapping[str, bytes | None]] = MappingProxyType({})
 _POST_MEMBERS: Final[Mapping[str, None]] = MappingProxyType(dict.fromkeys(("stream", "stream_options", "background")))
 _KIND: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"type"[ \t\r\n]*:[ \t\r\n]*"([A-Za-z0-9_.:\-]+)"')
 _LANE: Final = b'"stream_id"'
+_HEAD_MEMBERS: Final = frozenset({"type", "stream_id"})
+_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
+_MAX_VALUES: Final = 10_000  # of a large message that is not output
 _SERVER_ERROR: Final = 500
 _STATUSES: Final = range(400, 600)
 _FORWARDED: Final = re.compile(r"retry-after(-ms)?|x-(should-retry|request-id|ratelimit-[a-z\-]+)", re.IGNORECASE)
@@ -49,6 +54,29 @@ class MessageHead(NamedTuple):
     lane: str | None
 
 
+class Refusal(NamedTuple):
+    """An error that came in place of a turn's first event, in the form of an answer to a POST. `code`: the error's."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    code: str
+
+
+class UpstreamMessage(NamedTuple):
+    """What an upstream has sent.
+
+    `event` is the message as a server-sent event. `identifier` is the id of the response that begins, or of the
+    steering that is answered; "" for other messages. `refusal`: what an error says.
+    """
+
+    head: MessageHead
+    text: bytes
+    event: bytes
+    identifier: str = ""
+    refusal: Refusal | None = None
+
+
 def turn_message(body: Body, lane: str, changes: Mapping[str, bytes | None] = NO_CHANGES) -> bytes:
     """Returns the message that begins the same turn as a POST with this body. May run in any thread.
 
@@ -59,15 +87,31 @@ def turn_message(body: Body, lane: str, changes: Mapping[str, bytes | None] = NO
     return b'{"type":"response.create",%b%b' % (named, text[text.index(b"{") + 1 :])
 
 
-def read_head(message: bytes) -> MessageHead | None:
-    """Reads the type and the lane of a message. None: it is not a message of this protocol.
+def read_message(data: Body) -> UpstreamMessage | None:
+    """Reads a message. None: it is not one of this protocol. Never raises.
 
-    Only messages with a lane are parsed.
+    May run in any thread, and makes no call that takes long. Only messages that are about more than a turn's output,
+    or have a lane, are parsed.
     """
-    found = _KIND.match(message)
-    if found is not None and _LANE not in message:
+    text = bytes(data)
+    head = _read_head(text)
+    if head is None:
+        return None
+    event, kind = _as_event(head, text), head.kind
+    if kind == CREATED:
+        return UpstreamMessage(head, text, event, _id_of(text, "response"))
+    if kind.startswith(STEERING):
+        return UpstreamMessage(head, text, event, _id_of(text, "steer"))
+    return UpstreamMessage(head, text, event, refusal=_refusal(text) if kind == ERROR else None)
+
+
+def _read_head(text: bytes) -> MessageHead | None:
+    found = _KIND.match(text)
+    is_large = len(text) > LARGE_BYTES
+    names_lane = find(text, _LANE) >= 0 if is_large else _LANE in text
+    if found is not None and not names_lane:
         return MessageHead(found[1].decode(), None)
-    fields = parse_object(message)
+    fields = _members(text) if is_large else parse_object(text)
     kind = None if fields is None else fields.get("type")
     if fields is None or not isinstance(kind, str) or "\n" in kind or "\r" in kind:
         return None
@@ -75,39 +119,48 @@ def read_head(message: bytes) -> MessageHead | None:
     return MessageHead(kind, lane if isinstance(lane, str) else None)
 
 
-def as_event(head: MessageHead, message: bytes) -> bytes:
+def _members(text: bytes) -> dict[str, Any] | None:
+    """Returns the members of a large message that its head consists of. Most providers write them first."""
+    found: dict[str, Any] = {}
+    try:
+        for name, start, end in members(text):
+            if name in _HEAD_MEMBERS and end - start <= LARGE_BYTES:
+                found[name] = parse_json(text[start:end])
+                if len(found) == len(_HEAD_MEMBERS):
+                    break
+    except ValueError:
+        return None
+    return found
+
+
+def _as_event(head: MessageHead, text: bytes) -> bytes:
     """Returns the message as one server-sent event."""
-    if b"\n" in message or b"\r" in message:
-        message = message.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
-    return b"event: %b\ndata: %b\n\n" % (head.kind.encode(), message)
+    if b"\n" in text or b"\r" in text:
+        if len(text) > LARGE_BYTES:  # an event with so many lines would be several times as long
+            text = bytes(
+                joined(text[at : at + PIECE_BYTES].translate(_TO_SPACES) for at in range(0, len(text), PIECE_BYTES))
+            )
+        else:
+            text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
+    return b"event: %b\ndata: %b\n\n" % (head.kind.encode(), text)
 
 
-def response_id(message: bytes) -> str:
-    """Returns the id of the response in an event, or ""."""
-    response = (parse_object(message) or {}).get("response")
-    identifier = response.get("id") if isinstance(response, dict) else None
+def _fields(text: bytes) -> dict[str, Any]:
+    return (parse_object(text) if len(text) <= LARGE_BYTES else read_large(text, _MAX_VALUES)) or {}
+
+
+def _id_of(text: bytes, member: str) -> str:
+    """Returns the id of the response or of the steering in a message, or ""."""
+    inner = _fields(text).get(member)
+    identifier = inner.get("id") if isinstance(inner, dict) else None
     return identifier if isinstance(identifier, str) else ""
 
 
-def steer_id(message: bytes) -> str:
-    """Returns the id of the steering that a message answers, or ""."""
-    steer = (parse_object(message) or {}).get("steer")
-    identifier = steer.get("id") if isinstance(steer, dict) else None
-    return identifier if isinstance(identifier, str) else ""
-
-
-def read_error(message: bytes) -> Mapping[str, Any]:
-    """Returns the fields of an error, which may be nested, or flat as in a stream."""
-    fields = parse_object(message) or {}
+def _refusal(text: bytes) -> Refusal:
+    """Reads an error, which may be nested, or flat as in a stream."""
+    fields = _fields(text)
     nested = fields.get("error")
-    if isinstance(nested, dict):
-        return nested
-    return {name: fields[name] for name in ("code", "message", "param") if name in fields}
-
-
-def refusal(message: bytes) -> tuple[int, Headers, bytes]:
-    """Returns an error that came in place of a turn's first event, in the form of an answer to a POST."""
-    fields, error = parse_object(message) or {}, read_error(message)
+    error = nested if isinstance(nested, dict) else {n: fields[n] for n in ("code", "message", "param") if n in fields}
     status = fields.get("status", fields.get("status_code"))
     if not isinstance(status, int) or isinstance(status, bool) or status not in _STATUSES:
         status = error_status(dict(error)) or _SERVER_ERROR
@@ -116,4 +169,4 @@ def refusal(message: bytes) -> tuple[int, Headers, bytes]:
     for name, value in named.items() if isinstance(named, dict) else ():
         if _FORWARDED.fullmatch(name) and isinstance(value, str | int) and str(value).isascii():
             headers.append((name.lower().encode(), str(value).encode()))
-    return status, headers, dumps({"error": dict(error)})
+    return Refusal(status, headers, dumps({"error": dict(error)}), str(error.get("code")))

@@ -35,9 +35,10 @@ from gateway.upstream.buffered_answer import BufferedAnswer
 from gateway.upstream.connector import Connector
 from gateway.upstream.request_head import RequestHeads
 from gateway.upstream.transport import Answer, Progress, TransportConfig, UpstreamFault
-from gateway.upstream.websocket import UpgradeRefused, UpstreamSocket
+from gateway.upstream.websocket import UpstreamSocket
 from gateway.upstream.websocket_messages import CONNECTION_TOO_OLD, NO_CHANGES, PREVIOUS_NOT_FOUND, turn_message
 from gateway.upstream.websocket_turn import UpstreamTurn
+from gateway.upstream.websocket_upgrade import UpgradeRefused, with_upgrade
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """A longer turn is sent by POST, because providers accept no longer messages."""
@@ -296,7 +297,7 @@ class UpstreamSockets:
             return None
         sent = [field for field in request.headers if field[0] not in _BODY_HEADERS]
         head = self._heads.build(b"GET", request.target, sent, 0)  # raises ValueError for headers that must not be sent
-        socket = UpstreamSocket(self, self.config, self._max_message_bytes, fingerprint)
+        socket = UpstreamSocket(self, self.config, self._max_message_bytes, fingerprint, transport.off_loop)
         self._sockets[socket] = transport.session
         self._by_key[fingerprint] += 1
         transport.session.sockets_to(self, fingerprint).append(socket)
@@ -304,7 +305,7 @@ class UpstreamSockets:
         try:
             await self._connector.open(lambda: socket)
             is_connected = True
-            await socket.handshake(partial(_with_upgrade, head))
+            await socket.handshake(partial(with_upgrade, head))
         except UpgradeRefused as refused:
             socket.abort()
             is_an_answer = refused.status >= _SERVER_ERROR and refused.status != _NOT_OFFERED
@@ -329,13 +330,3 @@ async def _build_message(
 ) -> bytes:
     work = partial(turn_message, body, transport.lane, changes)
     return await transport.off_loop.run(work) if len(body) > LONG_BYTES else work()
-
-
-def _with_upgrade(head: bytes, key: str) -> bytes:
-    """Returns a request's head with the fields of the opening handshake (RFC 6455, 4.1)."""
-    return (
-        head.removesuffix(b"\r\n")
-        + b"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: "
-        + key.encode()
-        + b"\r\n\r\n"
-    )

@@ -20,7 +20,7 @@ from gateway.errors import GatewayError
 from gateway.types import Body, Headers
 from gateway.upstream.transport import Answer, FaultKind, Progress, UpstreamFault
 from gateway.upstream.websocket import UpstreamSocket
-from gateway.upstream.websocket_messages import ACCEPTED, PENDING, MessageHead
+from gateway.upstream.websocket_messages import ACCEPTED, PENDING, UpstreamMessage
 from gateway.upstream.websocket_pool import UpstreamSockets
 from gateway.upstream.websocket_turn import UpstreamTurn
 
@@ -134,9 +134,10 @@ class SteeringTransport:
 
     # websocket_listeners.SteeringListener
 
-    def on_answer(self, head: MessageHead, message: bytes, identifier: str) -> None:
+    def on_answer(self, message: UpstreamMessage) -> None:
         """See `websocket_listeners.SteeringListener`."""
-        self._on_answer(message)
+        head, identifier = message.head, message.identifier
+        self._on_answer(message.text)
         if head.kind == ACCEPTED:
             self.is_accepted, self.identifier = True, identifier
             self.ids |= {identifier} - {""}

@@ -16,16 +16,7 @@ from typing import Final, Protocol
 from gateway.concurrency.deadline import Deadline
 from gateway.upstream.answer import NativeAnswer
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
-from gateway.upstream.websocket_messages import (
-    CREATED,
-    ERROR,
-    FINAL_KINDS,
-    MessageHead,
-    as_event,
-    read_error,
-    refusal,
-    response_id,
-)
+from gateway.upstream.websocket_messages import CREATED, FINAL_KINDS, UpstreamMessage
 
 _OK: Final = 200
 _EVENTS: Final = (b"content-type", b"text/event-stream")
@@ -72,21 +63,19 @@ class UpstreamTurn:
 
     # for its socket
 
-    def push(self, head: MessageHead, message: bytes) -> None:
+    def push(self, message: UpstreamMessage) -> None:
         """Takes a message of this turn. `flush` passes on all messages that came together."""
+        head, _, piece, identifier, refusal = message
         self.has_ended = head.kind in FINAL_KINDS
         if self.is_over:
             return
         answer = self.answer
         if head.kind == CREATED:
-            self.response_id = response_id(message)
-        if self.has_begun:
-            piece = as_event(head, message)
-        elif head.kind == ERROR:
-            answer.status, answer.headers, piece = refusal(message)
-            self.error_code = str(read_error(message).get("code"))
-        else:
-            answer.status, answer.headers, piece = _OK, [_EVENTS], as_event(head, message)
+            self.response_id = identifier
+        if not self.has_begun and refusal is not None:
+            answer.status, answer.headers, piece, self.error_code = refusal
+        elif not self.has_begun:
+            answer.status, answer.headers = _OK, [_EVENTS]
         self.has_begun = True
         self._pieces.append(piece)
         answer.unread_bytes += len(piece)

@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from gateway.protocol.lenient_json import dumps, parse_json
 from gateway.state.chain import Link
 from gateway.state.items import Item
+from gateway.state.large_work import dump_whole, parse_whole
 
 _ENTRY_BYTES: Final = 1024
 """The size of an entry without its items."""
@@ -37,8 +37,8 @@ class Remembered(NamedTuple):
 
     @classmethod
     def of(cls, response_id: str, items: Sequence[Item], base: str | None = None) -> Remembered:
-        """Makes an entry with these items."""
-        return cls(response_id, dumps(list(items)), base)
+        """Makes an entry with these items. May run in any thread."""
+        return cls(response_id, dump_whole(list(items)), base)
 
     @property
     def size(self) -> int:
@@ -46,8 +46,8 @@ class Remembered(NamedTuple):
         return len(self.items) + _ENTRY_BYTES
 
     def read(self) -> list[Item]:
-        """Returns the items."""
-        found: list[Any] = parse_json(self.items)
+        """Returns the items. May run in any thread."""
+        found: list[Any] = parse_whole(self.items)
         return found
 
     def link(self) -> Link:

@@ -27,14 +27,15 @@ from gateway.errors import CATALOGUE, GatewayError
 from gateway.protocol.attachments import find_attachments
 from gateway.protocol.body_bounds import BodyBounds
 from gateway.protocol.body_changes import Places
-from gateway.protocol.byte_search import joined
+from gateway.protocol.byte_search import as_utf8, joined
 from gateway.protocol.decoded_body import decode_body
 from gateway.protocol.dialects.dialect import Bounds, RequestForm
 from gateway.protocol.dialects.openai_form import error_status
 from gateway.protocol.json_splice import members, replace
-from gateway.protocol.lenient_json import dumps, parse_json, parse_object
+from gateway.protocol.lenient_json import dumps, parse_object
 from gateway.protocol.sse_framing import fields as event_fields
 from gateway.protocol.sse_framing import lf_lines
+from gateway.state.large_work import dump_whole, parse_object_whole, parse_whole
 from gateway.types import Body, Headers
 
 CREATE: Final = "response.create"
@@ -101,10 +102,15 @@ def read_message(text: bytes, bounds: BodyBounds) -> Message:
     return Message(kind, lane if isinstance(lane, str) else "", fields, text, places)
 
 
-def refuse_background(message: Message) -> None:
-    """Raises GatewayError `invalid_field` if a turn asks for a background response, which only POST offers."""
+def check_switches(message: Message) -> None:
+    """Raises GatewayError `invalid_field` if a turn asks for a background response, which only POST offers.
+
+    The same if `generate` is neither true nor false: what was meant as a warm-up must not cost anything.
+    """
     if message.fields.get("background") not in (None, False):
         raise GatewayError("invalid_field", _BACKGROUND, param="background")
+    if not isinstance(message.fields.get("generate"), bool | None):
+        raise GatewayError("invalid_field", "'generate' must be true or false.", param="generate")
 
 
 def request_body(message: Message, changes: Mapping[str, bytes | None] = MappingProxyType({})) -> Body:
@@ -127,9 +133,9 @@ def request_body(message: Message, changes: Mapping[str, bytes | None] = Mapping
 
 
 def input_of(message: Message) -> Any:
-    """Returns the decoded `input` with its attachments."""
+    """Returns the decoded `input` with its attachments. May run in any thread."""
     place = message.places.get("input")
-    return None if place is None else parse_json(message.text[place[0] : place[1]])
+    return None if place is None else parse_whole(message.text[place[0] : place[1]])
 
 
 def _whole_member(text: bytes, start: int, end: int) -> tuple[int, int]:
@@ -155,16 +161,18 @@ class EventMessage(NamedTuple):
 
 
 def event_message(event: bytes, lane: str) -> EventMessage | None:
-    """Returns one server-sent event, which includes its blank line, as a message. None: it is not an event."""
+    """Returns one server-sent event, which includes its blank line, as a message. None: it is not an event.
+
+    May run in any thread.
+    """
     name, data = _data_of(event)
     data = data.strip()
     if not data.startswith(b"{"):
         return None
-    if not data.isascii():
-        data = data.decode("utf-8", "replace").encode()
+    data = as_utf8(data)
     error = None
     if name == "error" or _ERROR.search(data, 0, _ERROR_WITHIN_BYTES) is not None:
-        error = parse_object(data)
+        error = parse_object_whole(data)
         if error is None or error.get("type", name) != "error":
             error = None
         else:
@@ -213,11 +221,14 @@ NOT_SUPPORTED: Final = (
 
 
 def steer_failed(message: Message, code: str, text: str) -> bytes:
-    """Returns a refusal of a `response.steer`. It contains the input, so that the client can send it as a turn."""
+    """Returns a refusal of a `response.steer`. It contains the input, so that the client can send it as a turn.
+
+    May run in any thread.
+    """
     steer = {"input": input_of(message), "previous_response_id": message.fields.get("previous_response_id")}
     error = {"type": "invalid_request_error", "code": code, "message": text}
     event = {"type": "response.steer.failed", "sequence_number": 0, "steer": steer, "error": error}
-    return with_lane(dumps(event), message.lane)
+    return with_lane(dump_whole(event), message.lane)
 
 
 def _whole_error(error: dict[str, Any], status: int) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError, JsonScalar
 from gateway.http.websocket_connection import WebSocketConnection
 from gateway.protocol.body_bounds import BodyBounds
+from gateway.protocol.byte_search import is_utf8
 from gateway.types import Scope
 from gateway.upstream.websocket_pool import SessionSockets
 from gateway.websocket.memory import LaneMemory
@@ -159,7 +160,7 @@ class Session:
             return
         self._unread.append(text)
         if len(self._unread) == 1:
-            self.connection.hold()
+            self.connection.pause_receiving()
             self.connection.spawn(self._read_long())
 
     async def _read_long(self) -> None:
@@ -167,14 +168,19 @@ class Session:
         try:
             while self._unread:
                 text = self._unread[0]
-                read = partial(_read, text, self._worker.body_bounds)
-                off_loop = self._worker.handler.snapshot.off_loop
-                found = await off_loop.run(read) if len(text) > LONG_BYTES else read()
+                off_loop, bounds = self._worker.handler.snapshot.off_loop, self._worker.body_bounds
+                if len(text) <= LONG_BYTES:
+                    found: Message | GatewayError = _read(text, bounds)
+                elif await off_loop.run(partial(is_utf8, text)):
+                    found = await off_loop.run(partial(_read, text, bounds))
+                else:
+                    self.connection.refuse_encoding()
+                    return
                 self._unread.popleft()
                 self._handle(found)
         finally:
             self._unread.clear()
-            self.connection.go_on()
+            self.connection.resume_receiving()
 
     def _handle(self, message: Message | GatewayError) -> None:
         if self._close_reason is not None:

@@ -24,12 +24,13 @@ precedes the input of the turn that continues the response.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError
+from gateway.protocol.byte_search import as_utf8
 from gateway.protocol.lenient_json import dumps, parse_object
 from gateway.state.items import Item, as_items, upstream_items
 from gateway.types import Body, Headers
@@ -43,6 +44,7 @@ from gateway.websocket.messages import (
     steer_failed,
     with_lane,
 )
+from gateway.websocket.steering_answers import SteeringAnswers
 from gateway.websocket.turn import Socket, SocketTurn, TurnHandler
 from gateway.websocket.turn_client import TurnClient
 
@@ -84,26 +86,30 @@ class Steering:
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._pending: dict[str, list[_PendingSuccessor]] = {}
+        self._answers = SteeringAnswers(socket.connection, handler.snapshot.off_loop)
 
     def steer(self, message: Message) -> None:
         """Handles a client's steering."""
         found = self._find(message)
         if not isinstance(found, SocketTurn):
-            self._socket.connection.send([steer_failed(message, *found)])
+            self._refuse(message, found)
             return
         lane = found.message.lane
         others = [one.turn for one in self._pending.get(lane, ()) if one.waits and one.turn.steered is found]
         earlier = [*others[-1].earlier, others[-1]] if others else []
         waiting_bytes = sum(len(turn.steer.text) for turn in earlier)
         if len(earlier) >= self._max_waiting or waiting_bytes + len(message.text) > self._max_waiting_bytes:
-            self._socket.connection.send([steer_failed(message, *_TOO_MANY)])
+            self._refuse(message, _TOO_MANY)
             return
         pending = _PendingSuccessor(
-            Successor(self._socket, found, message, earlier, self._handler),
+            Successor(self._socket, found, message, earlier, self._handler, self._answers),
             self._socket.connection.loop.create_future(),
         )
         self._pending.setdefault(lane, []).append(pending)
         self._socket.connection.spawn(self._follow(lane, pending))
+
+    def _refuse(self, message: Message, reason: tuple[str, str]) -> None:
+        self._answers.send(partial(steer_failed, message, *reason), len(message.text))
 
     async def finish(self, lane: str) -> None:
         """Waits until no successor of a lane's turn runs."""
@@ -152,12 +158,14 @@ class Successor(SocketTurn):
         steer: Message,
         earlier: Sequence[Successor],
         handler: TurnHandler,
+        answers: SteeringAnswers,
     ) -> None:
         fields = {**steered.message.fields, "previous_response_id": steered.upstream_response_id}
         super().__init__(socket, steered.message._replace(fields=fields), handler)
         self.steered = steered
         self.steer = steer
         self.earlier = earlier
+        self.answers = answers
         self.sent = asyncio.Event()
         self.rule = steered.rule
 
@@ -170,7 +178,8 @@ class Successor(SocketTurn):
         """See `SocketTurn.run`."""
         result = await super().run()
         if isinstance(self.transport, SteeringTransport) and self.transport.is_pending:
-            self._remember(self.steered.upstream_response_id, [])
+            entry = self._entry(self.steered.upstream_response_id, [])
+            self.remember(await self.off_loop.run(entry) if self.size > LONG_BYTES else entry())
         return result
 
     def window(self) -> tuple[Sequence[Item], str | None]:
@@ -192,7 +201,7 @@ class Successor(SocketTurn):
             transport.turn, transport.socket, self.steer.text, self._pass_on, self.steered.ended, self.sent
         )
         work = partial(self._body_after, self.steered.output_so_far())
-        return await self._handler.snapshot.off_loop.run(work) if self.size > LONG_BYTES else work()
+        return await self.off_loop.run(work) if self.size > LONG_BYTES else work()
 
     def _body_after(self, output: Sequence[Item]) -> Body:
         items, base = self._window_after(output)
@@ -206,29 +215,31 @@ class Successor(SocketTurn):
     def _forget(self, previous: str) -> None:
         """Evicts nothing, because the steered response can still be continued."""
 
-    def _remember(self, response_id: str, output: Sequence[Item]) -> None:
-        before, memory, steering_input = self.steered.upstream_response_id, self._socket.memory, self._accepted()
-        recalled = memory.recall(self.message.lane, before)
-        items, base = (
-            (steering_input, before) if recalled is None else ([*recalled.read(), *steering_input], recalled.base)
-        )
-        memory.remember(self.message.lane, Remembered.of(response_id, [*items, *output], base))
+    def _entry(self, response_id: str, output: Sequence[Item]) -> Callable[[], Remembered]:
+        """See `SocketTurn._entry`."""
+        before, accepted = self.steered.upstream_response_id, self._accepted()
+        recalled = self._socket.memory.recall(self.message.lane, before)
 
-    def _accepted(self) -> list[Item]:
-        """Returns the input of the steerings that the provider has accepted and that have not failed since."""
+        def entry() -> Remembered:
+            steering_input = [item for steer in accepted for item in as_items(input_of(steer))]
+            if recalled is None:
+                return Remembered.of(response_id, [*steering_input, *output], before)
+            return Remembered.of(response_id, [*recalled.read(), *steering_input, *output], recalled.base)
+
+        return entry
+
+    def _accepted(self) -> list[Message]:
+        """Returns the steerings that the provider has accepted and that have not failed since."""
         sent = [
             (turn, turn.transport) for turn in (*self.earlier, self) if isinstance(turn.transport, SteeringTransport)
         ]
         failed = {identifier for _, transport in sent for identifier in transport.failed}
-        accepted = [
-            turn.steer for turn, transport in sent if transport.is_accepted and transport.identifier not in failed
-        ]
-        return [item for steer in accepted for item in as_items(input_of(steer))]
+        return [turn.steer for turn, transport in sent if transport.is_accepted and transport.identifier not in failed]
 
     def _pass_on(self, answer: bytes) -> None:
         """Passes an answer of the upstream to the steering on to the client."""
-        text = answer if answer.isascii() else answer.decode("utf-8", "replace").encode()
-        self._socket.connection.send([with_lane(text, self.message.lane)])
+        lane = self.message.lane
+        self.answers.send(lambda: with_lane(as_utf8(answer), lane), len(answer))
 
 
 class _SuccessorClient(TurnClient):
@@ -241,7 +252,7 @@ class _SuccessorClient(TurnClient):
     def __init__(self, socket: Socket, body: Body | GatewayError, steer: Message, successor: Successor) -> None:
         scope, lane = socket.scope, successor.message.lane
         fields = dict(scope["headers"])
-        super().__init__({**scope}, fields, body, lane, socket.connection, socket.watches, successor.on_response_end)
+        super().__init__({**scope}, fields, body, lane, socket, successor, successor.off_loop)
         self._steer = steer
         self._successor = successor
 
@@ -256,5 +267,6 @@ class _SuccessorClient(TurnClient):
         if not (isinstance(transport, SteeringTransport) and transport.client_informed):
             fields: Any = (parse_object(body) or {}).get("error")
             error = fields if isinstance(fields, dict) else {}
-            self._send([steer_failed(self._steer, str(error.get("code")), str(error.get("message")))])
+            make = partial(steer_failed, self._steer, str(error.get("code")), str(error.get("message")))
+            self._count_sent(await self._successor.answers.send_whole(make, len(self._steer.text)))
         self.ended = True

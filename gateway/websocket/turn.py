@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
-from gateway.concurrency.off_loop import LONG_BYTES
+from gateway.concurrency.off_loop import LONG_BYTES, OffLoop
 from gateway.errors import GatewayError
 from gateway.http.websocket_connection import WebSocketConnection
 from gateway.identity.api_keys import ApiKey
@@ -36,7 +36,7 @@ from gateway.types import Body, Scope
 from gateway.upstream.websocket_pool import ContinuedResponse, SessionSockets, TurnTransport
 from gateway.upstream.websocket_steering import SteeringTransport
 from gateway.websocket.memory import LaneMemory, Remembered
-from gateway.websocket.messages import Message, input_of, refuse_background, request_body
+from gateway.websocket.messages import Message, check_switches, input_of, request_body
 from gateway.websocket.turn_client import LeaveWatch, TurnClient
 from gateway.websocket.warm_up import events, warm_up_response
 
@@ -141,6 +141,11 @@ class SocketTurn:
         output_bytes = 0 if self._turn_client is None else self._turn_client.bytes_out
         return len(self.message.text) + (0 if self._recalled is None else self._recalled.size) + output_bytes
 
+    @property
+    def off_loop(self) -> OffLoop:
+        """The worker's threads."""
+        return self._handler.snapshot.off_loop
+
     def window(self) -> tuple[Sequence[Item], str | None]:
         """Returns the whole input as far as it is known here, and the stored response that precedes it, or None."""
         if self._recalled is not None:
@@ -152,11 +157,8 @@ class SocketTurn:
         return [] if self._turn_client is None else self._turn_client.output_so_far()
 
     def _client(self, body: Body | GatewayError) -> TurnClient:
-        socket = self._socket
-        scope, fields = {**socket.scope}, dict(socket.scope["headers"])
-        return TurnClient(
-            scope, fields, body, self.message.lane, socket.connection, socket.watches, self.on_response_end
-        )
+        scope = self._socket.scope
+        return TurnClient({**scope}, dict(scope["headers"]), body, self.message.lane, self._socket, self, self.off_loop)
 
     def _forget(self, previous: str) -> None:
         """Evicts the continued response, because the turn has failed."""
@@ -165,7 +167,7 @@ class SocketTurn:
     async def _prepare(self) -> Body:
         """Prepares the turn, and returns the body of its request. Raises GatewayError."""
         message, snapshot = self.message, self._handler.snapshot
-        refuse_background(message)
+        check_switches(message)
         model, previous = message.fields.get("model"), message.previous_response_id
         candidates: Sequence[str] = ()
         if isinstance(model, str):
@@ -182,12 +184,12 @@ class SocketTurn:
             self._source = _RecallingTurns(turns, self._recalled)
         if any(snapshot.upstreams[name].sockets for name in candidates):
             self.transport = TurnTransport(
-                self._socket.upstreams, message.lane, snapshot.off_loop, self._continued_response()
+                self._socket.upstreams, message.lane, self.off_loop, self._continued_response()
             )
         work: Callable[[], Body] = self._body
         if self._source is None and self._recalled is not None:
             work = partial(self._body_with_memory, self._recalled, rule)
-        return await snapshot.off_loop.run(work) if self.size > LONG_BYTES else work()
+        return await self.off_loop.run(work) if self.size > LONG_BYTES else work()
 
     def _continued_response(self) -> ContinuedResponse | None:
         """Returns the continued response, for a connection on which its provider remembers it."""
@@ -198,7 +200,9 @@ class SocketTurn:
         return ContinuedResponse(recalled.response_id, self.message.text[place[0] : place[1]])
 
     def _body(self) -> Body:
-        return request_body(self.message)
+        message = self.message
+        needs_input = message.generates or "input" in message.places
+        return request_body(message, {} if needs_input else {"input": b"[]"})  # a warm-up may have only instructions
 
     def _body_with_memory(self, recalled: Remembered, rule: RouteRule | None) -> Body:
         """Returns the body with the remembered items before its input. May run in any thread."""
@@ -210,30 +214,42 @@ class SocketTurn:
     def _warm_up(self, routed: Routed) -> bytes:
         """Returns the answer to a warm-up. It is remembered, so that it can be continued like a response."""
         response = warm_up_response(new_response_id(), routed.request.model, self.message.fields)
-        self._remember(response["id"], [])
+        entry = self._entry(response["id"], [])
+        if entry is not None:
+            self.remember(entry())
         return events(response)
 
-    def on_response_end(self, response: dict[str, Any], output: Sequence[Item]) -> None:
-        """Remembers the response of the turn, which has ended, unless it is stored."""
+    def on_response_end(self, response: dict[str, Any], output: Sequence[Item]) -> Callable[[], Remembered] | None:
+        """See `turn_client.Answered`. The response is remembered unless it is stored."""
         if not self.message.generates or response.get("status") not in _CONTINUABLE:
-            return
+            return None
         may_be_stored = self.message.fields.get("store") is not False
         stores_nothing = self.rule is not None and self.rule.state == _STATELESS
         response_id = response.get("id")
         if response.get("store", may_be_stored) is not False and not stores_nothing:
             self._socket.memory.forget(self.message.lane)
         elif isinstance(response_id, str):
-            self._remember(response_id, output)
+            return self._entry(response_id, output)
+        return None
 
-    def _remember(self, response_id: str, output: Sequence[Item]) -> None:
-        source, memory = self._source, self._socket.memory
+    def remember(self, remembered: Remembered) -> None:
+        """See `turn_client.Answered`."""
+        if self._socket.connection.is_open:  # else its memory has been cleared
+            self._socket.memory.remember(self.message.lane, remembered)
+
+    def _entry(self, response_id: str, output: Sequence[Item]) -> Callable[[], Remembered] | None:
+        """Returns what makes the entry of a response in the lane's memory, in any thread; None if there is none."""
+        source = self._source
         in_conversation = self.message.fields.get(CONVERSATION) is not None
         if source.in_provider_conversation if source is not None else in_conversation:
-            memory.forget(self.message.lane)  # earlier turns are in a conversation of the provider
-            return
-        window, base = self.window() if source is None else (source.window, source.base)
-        items = resolve([Link(response_id, window, output)], [])
-        memory.remember(self.message.lane, Remembered.of(response_id, items, base))
+            self._socket.memory.forget(self.message.lane)  # earlier turns are in a conversation of the provider
+            return None
+
+        def entry() -> Remembered:
+            window, base = self.window() if source is None else (source.window, source.base)
+            return Remembered.of(response_id, resolve([Link(response_id, window, output)], []), base)
+
+        return entry
 
 
 class _RecallingTurns:

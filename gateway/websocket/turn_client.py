@@ -7,40 +7,77 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 
+from gateway.concurrency.off_loop import LONG_BYTES, OffLoop
 from gateway.errors import GatewayError
 from gateway.http.client import Watch, bounded, too_large
 from gateway.http.inner_client import InnerClient
 from gateway.http.websocket_connection import WebSocketConnection
-from gateway.protocol.lenient_json import parse_object
+from gateway.protocol.byte_search import joined
 from gateway.protocol.response_events import TERMINAL_STATUSES
 from gateway.protocol.sse_framing import last_boundary, split_events
 from gateway.state import replay
 from gateway.state.items import Item
+from gateway.state.large_work import parse_object_whole
 from gateway.state.rewriting import OutputItems, read_event
 from gateway.types import Body, Headers, Scope
-from gateway.websocket.messages import error_message, event_message
+from gateway.websocket.memory import Remembered
+from gateway.websocket.messages import EventMessage, error_message, event_message
 
-_EXAMINED: Final = (b"output_item.done", *(kind.encode() for kind in TERMINAL_STATUSES))
+_TERMINAL: Final = tuple(kind.encode() for kind in TERMINAL_STATUSES)
+_EXAMINED: Final = (b"output_item.done", *_TERMINAL)
 """Events that contain one of these words are examined."""
 _ERROR: Final = 400
 _UNAUTHORIZED: Final = 401
 _SERVER_ERROR: Final = 500
-OnResponse = Callable[[dict[str, Any], Sequence[Item]], None]
-"""Called with the response of a terminal event and its output items, before the client receives the event."""
+
+
+class Answered(Protocol):
+    """The turn that is answered."""
+
+    @property
+    def size(self) -> int:
+        """The size of its input and its output so far in bytes, which tells how long work on them takes."""
+
+    def on_response_end(self, response: dict[str, Any], output: Sequence[Item]) -> Callable[[], Remembered] | None:
+        """Called with the response of a terminal event and its output items, before the client receives the event.
+
+        Returns what makes the response's entry for the memory, which may take long and may run in any thread.
+        """
+
+    def remember(self, remembered: Remembered) -> None:
+        """Takes this entry."""
+
+
+class TurnSocket(Protocol):
+    """The WebSocket of the turn. `watches`: who is told that its client has left."""
+
+    connection: WebSocketConnection
+    watches: set[LeaveWatch]
+
+
+class _Shown(NamedTuple):
+    """One event. `fields` if it has to be examined. `message`: for the client, None if it is not sent to it."""
+
+    fields: dict[str, Any] | None
+    message: EventMessage | None
 
 
 class TurnClient(InnerClient):
     """See `http.client.Client`. `body` is the body of the request, or the error that prevented it.
 
+    Large events are prepared in a thread. Until they are sent, everything behind them waits.
+
     State that changes: `ended`: the answer is complete; `failed`: the status of the answer if it is an error;
-    `is_unauthorized`: the key is not valid any more; `_rest`: an incomplete event; `_output`: the items so far.
+    `is_unauthorized`: the key is not valid any more; `_rest`: an incomplete event; `_waiting`: bytes behind it that
+    have to be prepared in a thread; `_output`: the items so far.
     """
 
     __slots__ = (
-        "_body", "_connection", "_lane", "_on_response", "_output", "_rest", "_watches", "ended", "failed",
-        "is_unauthorized",
+        "_body", "_connection", "_lane", "_off_loop", "_output", "_rest", "_turn", "_waiting", "_watches", "ended",
+        "failed", "is_unauthorized",
     )  # fmt: skip
 
     def __init__(
@@ -49,9 +86,9 @@ class TurnClient(InnerClient):
         fields: dict[bytes, bytes],
         body: Body | GatewayError,
         lane: str,
-        connection: WebSocketConnection,
-        watches: set[LeaveWatch],
-        on_response: OnResponse,
+        socket: TurnSocket,
+        turn: Answered,
+        off_loop: OffLoop,
     ) -> None:
         super().__init__(scope, fields)
         self.ended = False
@@ -59,11 +96,13 @@ class TurnClient(InnerClient):
         self.is_unauthorized = False
         self._body = body
         self._lane = lane
-        self._connection = connection
-        self._watches = watches
-        self._on_response = on_response
+        self._connection = socket.connection
+        self._watches = socket.watches
+        self._turn = turn
+        self._off_loop = off_loop
         self._output = OutputItems()
         self._rest = b""
+        self._waiting: list[Body] = []
 
     def body_length(self, max_bytes: int) -> int | None:
         """See `Client`."""
@@ -82,28 +121,36 @@ class TurnClient(InnerClient):
 
     def write_now(self, data: Body) -> bool:
         """See `Client`. Each complete event is sent as a message. An incomplete one waits for its rest."""
-        window = self._rest + data if self._rest else bytes(data)
-        end = max(0, last_boundary(window))
-        self._rest = window[end:]
-        messages = []
-        for event in split_events(window[:end]):
-            if any(word in event for word in _EXAMINED):
-                self._examine(event)
-            shown = event_message(event, self._lane)
-            if shown is not None:
-                messages.append(shown.message)
-                if shown.error is not None:
-                    status = shown.error.get("status")
-                    self.failed = status if isinstance(status, int) else _SERVER_ERROR
-        return self._send(messages)
+        if self._waiting or self._takes_long(data):
+            self._waiting.append(data)
+            return False
+        self._rest, events = _shown(self._rest, data, self._lane)
+        for event in events:
+            entry = self._note(event)
+            if entry is not None:
+                self._turn.remember(entry())
+        return self._send([event.message.message for event in events if event.message is not None])
 
     async def drained(self) -> None:
         """See `Client`."""
+        while self._waiting:
+            count = len(self._waiting)
+            work = partial(_shown_long, self._rest, self._waiting[:count], self._lane, self._connection.framed)
+            rest, events, frames = await self._off_loop.run(work)
+            for event in events:
+                entry = self._note(event)
+                if entry is not None:
+                    self._turn.remember(await self._off_loop.run(entry))
+            self._rest = rest
+            del self._waiting[:count]
+            self._count_sent(sum(map(len, frames)))
+            self._connection.send_framed(frames)
         await self._connection.drain()
 
     async def end(self, data: Body = b"") -> None:
         """See `Client`. An incomplete event is dropped."""
-        self.write_now(data)
+        if not self.write_now(data):
+            await self.drained()
         self.ended = True
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
@@ -113,10 +160,9 @@ class TurnClient(InnerClient):
             self.failed = status
             self.is_unauthorized = status == _UNAUTHORIZED  # a provider's 401 is never passed on as one
             self._send([error_message(status, body, headers, self._lane)])
-        elif (response := parse_object(body)) is not None:
-            self.write_now(b"".join(replay.events(response)))
         else:
-            self.write_now(body)
+            work = partial(_as_events, body)
+            await self.write(await self._off_loop.run(work) if len(body) > LONG_BYTES else work())
         self.ended = True
 
     def output_so_far(self) -> Sequence[Item]:
@@ -127,21 +173,61 @@ class TurnClient(InnerClient):
         """See `Client`."""
         return LeaveWatch(on_leave, self._connection, self._watches)
 
-    def _examine(self, event: bytes) -> None:
-        fields = read_event(event).fields
+    def _takes_long(self, data: Body) -> bool:
+        """Whether work on this data takes long: it is long itself, or it ends a turn that is."""
+        if len(self._rest) + len(data) > LONG_BYTES:
+            return True
+        return any(word in data for word in _TERMINAL) and self._turn.size > LONG_BYTES
+
+    def _note(self, event: _Shown) -> Callable[[], Remembered] | None:
+        """Notes an event before it is sent. Returns what makes the entry of a response that has to be remembered."""
+        if event.message is not None and event.message.error is not None:
+            status = event.message.error.get("status")
+            self.failed = status if isinstance(status, int) else _SERVER_ERROR
+        fields = event.fields
         if fields is None:
-            return
+            return None
         self._output.note(fields)
         response = fields.get("response")
-        if fields.get("type") in TERMINAL_STATUSES and isinstance(response, dict):
-            output = response.get("output")
-            self._on_response(response, self._output.merged(output if isinstance(output, list) else []))
+        if fields.get("type") not in TERMINAL_STATUSES or not isinstance(response, dict):
+            return None
+        output = response.get("output")
+        return self._turn.on_response_end(response, self._output.merged(output if isinstance(output, list) else []))
 
     def _send(self, messages: list[bytes]) -> bool:
-        if messages and not self.bytes_out:
-            self.first_byte = time.perf_counter()
-        self.bytes_out += sum(map(len, messages))
+        self._count_sent(sum(map(len, messages)))
         return self._connection.send(messages)
+
+    def _count_sent(self, size: int) -> None:
+        if size and not self.bytes_out:
+            self.first_byte = time.perf_counter()
+        self.bytes_out += size
+
+
+def _shown(rest: bytes, data: Body, lane: str) -> tuple[bytes, list[_Shown]]:
+    """Returns the incomplete event at the end, and the events before it."""
+    window = bytes(rest + data if rest else data)
+    end = max(0, last_boundary(window))
+    return window[end:], [
+        _Shown(
+            read_event(event).fields if any(word in event for word in _EXAMINED) else None, event_message(event, lane)
+        )
+        for event in split_events(window[:end])
+    ]
+
+
+def _shown_long(
+    rest: bytes, data: Sequence[Body], lane: str, framed: Callable[[bytes], bytes]
+) -> tuple[bytes, list[_Shown], list[bytes]]:
+    """Like `_shown`, in a thread. Returns the messages as frames, too."""
+    left, events = _shown(rest, joined(data), lane)
+    return left, events, [framed(event.message.message) for event in events if event.message is not None]
+
+
+def _as_events(body: bytes) -> bytes:
+    """Returns a whole response as the events that show it. Anything else stays as it is. May run in any thread."""
+    response = parse_object_whole(body)
+    return body if response is None else b"".join(replay.events(response))
 
 
 class LeaveWatch:

@@ -105,7 +105,8 @@ class Upgrades:
             self.sockets.release(key.key_id)
             return
         self._counters.note_answer(PREFIX, 101, None)
-        connection = WebSocketConnection(cycle.detach(), protocol, self.sockets.policy.socket)
+        off_loop = self.sockets.handler.snapshot.off_loop
+        connection = WebSocketConnection(cycle.detach(), protocol, self.sockets.policy.socket, off_loop)
         turn_scope = {**scope, "method": _METHOD, "headers": headers, "extensions": {}}
         connection.begin(self.sockets.open(connection, turn_scope, socket_id, key.key_id), head)
 

@@ -1,5 +1,6 @@
 """A worker's background work: it follows operators' orders, reloads the configuration, samples and reports its state.
 
+services            the services of one worker
 parts               builds the parts of a worker from the settings
 background          lists the background work
 store_inspection    checks whether the store may lose data

@@ -10,7 +10,7 @@
 | `watch-primary`        | asks the Sentinels for the primary; the store runs it itself        | `store`               |
 | `end-overdue-requests` | ends requests that have exceeded their total time                   | `proxy.handler`       |
 | `tend-websockets`      | pings; ends sockets that are old, idle or not read                  | `websocket.sockets`   |
-| `control`              | obeys operators' orders, reports this worker                        | `worker.control_loop` |
+| `control`              | applies operators' orders, reports this worker                      | `worker.control_loop` |
 | `report-requests`      | writes the reports that operators read                              | `reporting`           |
 | `run-background`       | renews, starts and ends background responses                        | `proxy.handler`       |
 | `renew-conversations`  | renews the locks that running turns have on conversations           | `proxy.handler`       |
@@ -54,7 +54,7 @@ _CHECK_EVERY_S: Final = 0.25
 class Parts(Protocol):
     """The parts with background work.
 
-    `app.Services` has them. Mutable: `ready` (the store was seen to enforce limits).
+    `services.Services` has them. Mutable: `ready` (the store was seen to enforce limits).
     """
 
     store: Store
@@ -70,12 +70,12 @@ class Parts(Protocol):
 
 
 def background_periodics(parts: Parts, check: Periodic) -> tuple[Periodic, ...]:
-    """Returns the works that the application runs from its start to its shutdown."""
+    """Returns all background work, which the application runs from its start to its shutdown."""
     return (
         *parts.ledger.periodics,
         Periodic("end-overdue-requests", SWEEP_S, parts.handler.end_overdue),
         Periodic("tend-websockets", MAINTAIN_S, parts.sockets.maintain),
-        Periodic("control", control_loop.EVERY_S, parts.control_loop.obey, outages=OUTAGES),
+        Periodic("control", control_loop.EVERY_S, parts.control_loop.run_round, outages=OUTAGES),
         Periodic("report-requests", request_reporter.EVERY_S, parts.reporter.report, outages=OUTAGES),
         Periodic("run-background", ROUND_S, parts.handler.run_background, outages=OUTAGES),
         Periodic("renew-conversations", LOCK_LIFE_S / 3, parts.handler.renew_conversations, outages=OUTAGES),

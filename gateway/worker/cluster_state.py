@@ -1,8 +1,10 @@
-"""Orders of operators to all workers, and the workers' reports. Both are small keys that are read once per second.
+"""Operators' orders to all workers, and the workers' reports, as keys in the store that are read once per second.
 
-gw:upstreams-off   name -> who disabled it and when        workers send nothing to these upstreams
-gw:generation      a number                                an increment makes every worker reload its configuration
-gw:worker:<id>     JSON with a TTL of seconds              a worker's upstreams, as it sees them
+| key                | value                                        | meaning                                          |
+|--------------------|----------------------------------------------|--------------------------------------------------|
+| `gw:upstreams-off` | upstream's name -> who disabled it, and when | workers send nothing to these upstreams          |
+| `gw:generation`    | a number                                     | workers reload their configuration when it grows |
+| `gw:worker:<id>`   | JSON, which expires after seconds            | a worker's report, with its view of upstreams    |
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ class ClusterState:
         return Orders(names, int(generation or 0), teams)
 
     async def disable_upstream(self, upstream: str, by: str, at_ms: int) -> None:
-        """Disables an upstream. Each worker obeys in its next round."""
+        """Disables an upstream. Each worker follows in its next round."""
         note = orjson.dumps({"by": by, "at_ms": at_ms})
         await gather([self._store.run("HSETNX", keyspace.UPSTREAMS_OFF, upstream, note)])
 

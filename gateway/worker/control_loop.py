@@ -1,7 +1,7 @@
 """Applies operators' orders to one worker, and reports on the worker.
 
-    obey()      once a second: orders from the store (cluster_state), and a report of this worker's upstreams
-    reload()    POST /admin/v1/config/reload, SIGHUP, or an order: reads the file, checks all of it, then swaps the plan
+    run_round()  once a second: applies the orders in the store (cluster_state), and reports this worker's state
+    reload()     after POST /admin/v1/config/reload, SIGHUP or an order: reads and checks the file, replaces the plan
 
 A reload applies the sections of RELOADED. Changes of other sections need a restart and are named in the result. A file
 with any mistake changes nothing. An upstream whose settings did not change keeps its connections and its health. The
@@ -25,6 +25,7 @@ import structlog
 from gateway.config.errors import SettingsError
 from gateway.config.settings import Settings
 from gateway.errors import GatewayError
+from gateway.protocol.timestamps import iso_time
 from gateway.proxy.handler import RequestHandler
 from gateway.proxy.snapshot import ActiveSnapshot, ConfigSnapshot
 from gateway.store.errors import StoreError
@@ -35,9 +36,9 @@ from gateway.websocket.sockets import Sockets
 from gateway.worker.cluster_state import ClusterState, Orders
 
 EVERY_S: Final = 1.0
-PATIENCE_S: Final = 3.0
-"""How long an admin's order waits for the workers: three of their rounds."""
-_LOOKS_EVERY_S: Final = 0.05
+MAX_WAIT_S: Final = 3.0
+"""How long an admin's order waits until all workers have applied it: three of their rounds."""
+_POLL_EVERY_S: Final = 0.05
 RELOADED: Final = (
     "upstreams",
     "routes",
@@ -49,12 +50,12 @@ RELOADED: Final = (
     "notices",
     "recipients",
 )
-_LONGEST_PROBLEM: Final = 4000
+_MAX_PROBLEM_CHARACTERS: Final = 4000
 _MODELS_SHOWN: Final = 20
 
 
 class Parts(Protocol):
-    """What a reload replaces and what it needs. `app.Services` has it."""
+    """What a reload replaces and what it needs. `services.Services` has it."""
 
     settings: Settings
     handler: RequestHandler
@@ -132,7 +133,7 @@ class ControlLoop:
             try:
                 reloaded = await self._reload()
             except GatewayError as error:
-                self.problem = error.message[:_LONGEST_PROBLEM]
+                self.problem = error.message[:_MAX_PROBLEM_CHARACTERS]
                 self._log.error("config_not_reloaded", reason=self.problem)
                 raise
             self.problem = ""
@@ -150,29 +151,29 @@ class ControlLoop:
                 await self._report()
         return reloaded
 
-    async def disobedient(self, obeys: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
-        """Waits until the reports of all workers show that they obey, and returns those that do not within a while.
+    async def workers_behind(self, has_applied: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Waits until all workers have applied an order, at most `MAX_WAIT_S`. Returns the reports of the others.
 
-        Each has `silent_s`, the time since its last report: a worker that has just died is silent. Raises GatewayError
-        `store_unavailable`.
+        Each report has `silent_s`, the time since it was written; a worker that has just died is silent. Raises
+        GatewayError `store_unavailable`.
         """
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = time.monotonic() + MAX_WAIT_S
         while True:
-            late = [report for report in await self._cluster_state.workers() if not obeys(report)]
+            late = [report for report in await self._cluster_state.workers() if not has_applied(report)]
             if not late or time.monotonic() > deadline_s:
                 now_ms = _now_ms()
                 return [
                     {**report, "silent_s": round(max(0, now_ms - report.get("at_ms", now_ms)) / 1000, 1)}
                     for report in late
                 ]
-            await asyncio.sleep(_LOOKS_EVERY_S)
+            await asyncio.sleep(_POLL_EVERY_S)
 
     async def refresh(self) -> None:
         """Applies orders at once that were given a moment ago. Raises GatewayError `store_unavailable`."""
         self._apply(await self._cluster_state.orders())
         await self._report()
 
-    async def obey(self) -> None:
+    async def run_round(self) -> None:
         """Runs one round. Raises GatewayError `store_unavailable`; then the last orders stay in force."""
         orders = await self._cluster_state.orders()
         self._apply(orders)
@@ -188,7 +189,9 @@ class ControlLoop:
         snapshot = self._parts.handler.snapshot
         snapshot.tenancy.several_teams = orders.teams > 1
         for name, upstream in snapshot.upstreams.items():
-            upstream.enabled = name not in orders.off
+            order = orders.off.get(name)
+            upstream.enabled = order is None
+            upstream.taken_out = "" if order is None else f"by {order['by']} at {iso_time(order['at_ms'])}"
 
     async def _reload(self) -> Reloaded:
         parts, source = self._parts, self._source
@@ -212,7 +215,9 @@ class ControlLoop:
             raise GatewayError("invalid_config", f"upstreams: {error}") from None
         retired = [upstream for name, upstream in before.items() if snapshot.upstreams.get(name) is not upstream]
         for name, upstream in snapshot.upstreams.items():
-            upstream.enabled = before[name].enabled if name in before else True
+            upstream.enabled, upstream.taken_out = True, ""
+            if name in before:
+                upstream.enabled, upstream.taken_out = before[name].enabled, before[name].taken_out
         snapshot.tenancy.several_teams = parts.handler.snapshot.tenancy.several_teams
         self._retiring.append((parts.handler.replace_snapshot(snapshot), retired))
         parts.settings, parts.model_list = settings, ModelList(snapshot.upstreams, parts.model_list)
@@ -263,7 +268,7 @@ def upstream_state(upstream: Upstream, now_s: float) -> dict[str, Any]:
         "probe_in_s": round(health.whole.wait_s(now_s), 1),
         "models_down": [
             {"model": model, "breaker": condition.value, "probe_in_s": round(wait_s, 1)}
-            for model, condition, wait_s in islice(failing, _MODELS_SHOWN)
+            for model, condition, wait_s, _opened_s in islice(failing, _MODELS_SHOWN)
         ],
         "keys": [{"number": key.number, "rests_s": round(max(0.0, key.rests_until_s - now_s), 1)} for key in keys],
         "keys_limited": [

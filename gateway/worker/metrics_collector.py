@@ -22,7 +22,7 @@ from gateway.worker.store_inspection import StoreInspection
 
 
 class Parts(Protocol):
-    """The parts that are sampled. `app.Services` has them."""
+    """The parts that are sampled. `services.Services` has them."""
 
     store: Store
     ledger: Ledger

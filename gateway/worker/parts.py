@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from gateway.observability.tracing import Tracing
 
 _BACKGROUND_SLACK_S: Final = 600.0
-"""How long a background response may take beyond its waiting and its running: its end is stored in that time."""
+"""The time for storing the end of a background response, beyond the times for waiting and running."""
 NO_UPSTREAMS: Final[Mapping[str, Upstream]] = MappingProxyType({})
 
 
@@ -84,7 +84,7 @@ def build_snapshot(
         body_timeout_s=settings.server.body_timeout_s,
         default_max_output_tokens=settings.limits.default_max_output_tokens,
         failover_s=settings.server.failover_s,
-        longest_ms=int(settings.server.total_timeout_s * 1000),
+        max_duration_ms=int(settings.server.total_timeout_s * 1000),
         reserve_input_tokens=settings.limits.reserve_input_tokens,
         max_tool_calls=settings.limits.max_tool_calls,
         reserve_tool_tokens=settings.limits.reserve_tool_tokens,
@@ -164,7 +164,7 @@ def _upstream_key(settings: UpstreamSettings, number: int) -> UpstreamKey:
 
 
 def build_form_spool(settings: Settings) -> FormSpool:
-    """Where large forms are kept. A disk that takes half of a client's time for one slice counts as failed."""
+    """Builds the spool of large forms. A disk that takes half of a client's timeout for one slice counts as failed."""
     server = settings.server
     return FormSpool(
         settings.store.data_dir, server.spool_forms_over_bytes, server.max_spooled_bytes, server.body_timeout_s / 2
@@ -223,7 +223,7 @@ def build_sign_on(settings: Settings, admins: Admins, accounts: Accounts) -> Sin
 
 
 def socket_policy(settings: Settings) -> SocketPolicy:
-    """Returns what WebSocket connections may take, as the settings describe it."""
+    """Returns the bounds of WebSocket connections that the settings describe."""
     given = settings.websocket
     return SocketPolicy(
         enabled=given.enabled,
@@ -243,7 +243,7 @@ def socket_policy(settings: Settings) -> SocketPolicy:
 
 
 def build_turns(settings: Settings, store: Store, off_loop: OffLoop) -> Turns:
-    """What keeps responses and conversations, for routes whose state the gateway keeps."""
+    """Builds the store of responses and conversations, for routes whose state the gateway keeps."""
     state, max_duration_s = settings.state, settings.server.total_timeout_s
     policy = StatePolicy(
         state.ttl_s,
@@ -275,7 +275,7 @@ def build_turns(settings: Settings, store: Store, off_loop: OffLoop) -> Turns:
 
 
 def attribution_policy(settings: Settings) -> AttributionPolicy:
-    """Returns what counts as a tag, as the settings describe it."""
+    """Returns the policy of tags and end users that the settings describe."""
     given = settings.attribution
     return AttributionPolicy(
         metadata=frozenset(given.metadata),
@@ -287,7 +287,7 @@ def attribution_policy(settings: Settings) -> AttributionPolicy:
 
 
 def notice_policy(settings: Settings) -> NoticePolicy:
-    """Returns who is told of what, as the settings describe it."""
+    """Returns the recipients of notices and the bounds of sending that the settings describe."""
     given = settings.notices
     smtp = Smtp(
         given.smtp_host or "",
@@ -325,7 +325,7 @@ def _recipient(name: str, given: RecipientSettings) -> Recipient:
 
 
 class NoticePolicies:
-    """The policy of the settings in force. Mutable: the last one, and the settings that it was made of."""
+    """Returns the policy of notices in force. Mutable: the last policy, and the settings from which it was made."""
 
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings

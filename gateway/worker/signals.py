@@ -3,9 +3,10 @@
 SIGHUP             reloads the configuration
 SIGTERM, SIGINT    /readyz answers 503; after `server.shutdown_delay_s` the drain starts, then the server stops
 
-With `shutdown_delay_s = "auto"` a gateway goes on as long as requests come, at most `LONGEST_DELAY_S`: a front that
-checks nothing learns only from a refused connection that a gateway is gone, and then avoids it for a while. If two are
-replaced in turn, the first must be in use again before the second refuses anything. Ctrl-C has no such delay.
+With `shutdown_delay_s = "auto"` a gateway continues while requests arrive, for at most `MAX_DELAY_S`. A reverse proxy
+without health checks notices only by a refused connection that a gateway is gone, and then avoids it for a while. If
+two gateways are replaced in turn, the first must be in use again before the second refuses connections. Ctrl-C has no
+such delay.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from gateway.proxy.handler import RequestHandler
 from gateway.websocket.sockets import Sockets
 from gateway.worker.control_loop import ControlLoop
 
-LONGEST_DELAY_S: Final = 12.0
+MAX_DELAY_S: Final = 12.0
 """Longer than nginx avoids a server that has refused a connection (`fail_timeout`, 10 s)."""
 QUIET_S: Final = 3.0
-"""If no request has come for so long, nobody sends any."""
+"""After this time without a request, no client sends requests any more."""
 _LOOK_EVERY_S: Final = 0.1
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
-def longest_delay_s(settings: Settings) -> float:
+def max_delay_s(settings: Settings) -> float:
     """The longest time between SIGTERM and the drain."""
     delay_s = settings.server.shutdown_delay_s
-    return LONGEST_DELAY_S if delay_s == "auto" else delay_s
+    return MAX_DELAY_S if delay_s == "auto" else delay_s
 
 
 class Parts(Protocol):
-    """The parts that signals act on. `app.Services` has them."""
+    """The parts that signals act on. `services.Services` has them."""
 
     settings: Settings
     loop: asyncio.AbstractEventLoop
@@ -106,7 +107,7 @@ class _Shutdown:
         elif number == signal.SIGINT or not self._services.handler.request_count:
             self._stop_at_last(number)
         else:
-            self._look(number, now_s + LONGEST_DELAY_S, self._services.handler.request_count, now_s + QUIET_S)
+            self._look(number, now_s + MAX_DELAY_S, self._services.handler.request_count, now_s + QUIET_S)
 
     def _look(self, number: int, until_s: float, request_count: int, quiet_at_s: float) -> None:
         """Whether requests still come. `request_count`: those that had, until `QUIET_S` before `quiet_at_s`."""

@@ -1,4 +1,4 @@
-"""Checks what kind of store serves: at each new connection and every few seconds, because it can be reconfigured.
+"""Checks the store's configuration: at each new connection, and every few seconds because it can change.
 
 Dangers and forbidden commands are logged when they change, named by /readyz, and counted in `gateway_store_dangers`.
 """

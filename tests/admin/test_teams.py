@@ -44,7 +44,8 @@ def test_a_team_is_shown_as_it_was_asked_for(admin: httpx.Client, new_name: Call
     assert (team["name"], team["status"], team["metered"], team["version"]) == (name, "active", True, 1)
     assert team["models"] == ["openai/*", "sim/echo"]
     assert team["expires_at"] == "2099-01-02T02:04:05.000Z"
-    assert team["balance"] == {"granted_usd": "10.5", "available_usd": "10.5", "held_usd": "0", "spent_usd": "0"}
+    sums = {"granted_usd": "10.5", "available_usd": "10.5", "held_usd": "0", "spent_usd": "0"}
+    assert team["balance"] == {**sums, "expiring": []}
     limits = team["limits"]
     assert set(limits) == {"rpm", "concurrency", "max_output_tokens", "budget_usd_day", "budget_tokens_total"}
     assert (limits["rpm"]["limit"], limits["rpm"]["remaining"]) == (60, 60)

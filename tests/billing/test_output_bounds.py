@@ -127,7 +127,7 @@ def test_a_keys_limit_is_sent_too(serving: Serving) -> None:
         refused = post(gateway, key, "/v1/chat/completions", n=1001)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
         assert len(provider.requests) == before
-        assert gateway.balance(key).held == 0
+        assert gateway.settled_balance(key).held == 0
 
 
 def test_free_output_needs_no_bound(serving: Serving) -> None:

@@ -1,7 +1,7 @@
 """A real browser (Debian's Chromium) on a real gateway. Without one, the tests are skipped with the reason.
 
-Every page is watched: an error on its console, a failed request or a violation of its policy fails the test. Pictures
-of the pages are saved in tests/browser/screenshots for people.
+Every page is watched: an error on its console, a failed request or a violation of its policy fails the test. With
+PICTURES set, pictures of the pages are saved in tests/browser/screenshots for people.
 """
 
 import os
@@ -12,11 +12,31 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.browser.browser_session import BrowserSession
+from tests.browser.browser_session import AXE, BrowserSession
 from tests.support.gateway import RunningGateway, running_gateway, simulator
 from tests.support.servers import valkey_server
 
-CHROMIUM = shutil.which("chromium")
+START_MS = 120_000  # of a browser on a machine that does much else
+# The suggestions of chromium's address bar (the headless shell has none) are pages, which cost a second of CPU time for
+# each window that is opened. This list takes the place of Playwright's own, and so repeats it.
+WITHOUT = (
+    "WebUIOmniboxPopup",
+    "WebUIOmniboxAimPopup",
+    "AvoidUnnecessaryBeforeUnloadCheckSync",
+    "DestroyProfileOnBrowserClose",
+    "HttpsUpgrades",
+    "HttpsFirstBalancedModeAutoEnable",
+    "LensOverlay",
+    "MediaRouter",
+    "PaintHolding",
+    "ThirdPartyStoragePartitioning",
+    "AvoidCorsURLLoaderRestartOnRedirect",
+    "OptimizationHints",
+    "NetworkTimeServiceQuerying",
+    "AimEnabled",
+    "PreconnectToSearch",
+)
+CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 
 
 @pytest.fixture(scope="package")
@@ -33,10 +53,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
-        pytest.skip("no chromium on PATH (Debian's package chromium)")
-    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
+        pytest.skip("neither chromium-headless-shell nor chromium on PATH (Debian's packages of these names)")
+    args = [f"--disable-features={','.join(WITHOUT)}", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=as_root)
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=args, timeout=START_MS)
         yield opened
         opened.close()
 
@@ -47,8 +67,17 @@ def browser_session(browser: Browser, gateway: RunningGateway) -> Iterator[Brows
         yield opened
 
 
-@pytest.fixture
-def lead_desk(browser: Browser, gateway: RunningGateway) -> Iterator[BrowserSession]:
-    """A second user, with a browser session of their own."""
+@pytest.fixture(scope="package")
+def reading_room(browser: Browser, gateway: RunningGateway) -> Iterator[BrowserSession]:
     with BrowserSession.open(browser, gateway) as opened:
+        opened.page.add_init_script(AXE)
+        opened.enter()
         yield opened
+
+
+@pytest.fixture
+def reader(reading_room: BrowserSession) -> Iterator[BrowserSession]:
+    """A session that all tests share that only read pages: it is signed in, and each of them opens what it reads."""
+    yield reading_room
+    reading_room.page.emulate_media(color_scheme="light")
+    reading_room.assert_no_trouble()

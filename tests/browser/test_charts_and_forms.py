@@ -13,7 +13,7 @@ WIDE = {"width": 1280, "height": 900}
 MODELS = ("Zeta/Large-v2", "alpha-mini")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def used_team(gateway: RunningGateway) -> str:
     """The id of a team that has used two models, the second one more often and for less."""
     with admin_client(gateway) as root:
@@ -25,11 +25,8 @@ def used_team(gateway: RunningGateway) -> str:
     return str(team)
 
 
-def test_a_chart_says_its_values_under_the_pointer_and_for_the_keyboard(
-    browser_session: BrowserSession, used_team: str
-) -> None:
-    page = browser_session.page
-    browser_session.sign_in()
+def test_a_chart_says_its_values_under_the_pointer_and_for_the_keyboard(reader: BrowserSession, used_team: str) -> None:
+    page = reader.page
     page.goto(f"/dashboard?team={used_team}")
     chart = page.get_by_role("img", name="requests per day")
     says = page.locator("#requests-says")
@@ -45,9 +42,8 @@ def test_a_chart_says_its_values_under_the_pointer_and_for_the_keyboard(
     assert "3 in all" in says.inner_text()
 
 
-def test_a_model_has_one_colour_on_every_chart_and_page(browser_session: BrowserSession, used_team: str) -> None:
-    page = browser_session.page
-    browser_session.sign_in()
+def test_a_model_has_one_colour_on_every_chart_and_page(reader: BrowserSession, used_team: str) -> None:
+    page = reader.page
     found: dict[str, set[str]] = {model: set() for model in MODELS}
     for path in (f"?team={used_team}", f"?team={used_team}&days=30", f"/teams/{used_team}"):
         page.goto(f"/dashboard{path}")
@@ -59,11 +55,8 @@ def test_a_model_has_one_colour_on_every_chart_and_page(browser_session: Browser
     assert found[MODELS[0]] != found[MODELS[1]]
 
 
-def test_each_chart_ranks_its_bands_by_what_it_shows_and_begins_at_zero(
-    browser_session: BrowserSession, used_team: str
-) -> None:
-    page = browser_session.page
-    browser_session.sign_in()
+def test_each_chart_ranks_its_bands_by_what_it_shows_and_begins_at_zero(reader: BrowserSession, used_team: str) -> None:
+    page = reader.page
     page.goto(f"/dashboard?team={used_team}")
 
     def legend(name: str) -> list[str]:
@@ -75,13 +68,12 @@ def test_each_chart_ranks_its_bands_by_what_it_shows_and_begins_at_zero(
     assert legend("requests per day") == [MODELS[1], MODELS[0]]
 
 
-def test_a_chart_without_data_has_no_axis(browser_session: BrowserSession) -> None:
-    with admin_client(browser_session.gateway) as root:
+def test_a_chart_without_data_has_no_axis(reader: BrowserSession) -> None:
+    with admin_client(reader.gateway) as root:
         team = new_team(root)["id"]
-    browser_session.sign_in()
-    browser_session.page.goto(f"/dashboard?team={team}")
-    assert browser_session.page.get_by_text("Nothing in this time.").count() == 4
-    assert browser_session.page.locator(".ticks, .plot").count() == 0
+    reader.page.goto(f"/dashboard?team={team}")
+    assert reader.page.get_by_text("Nothing in this time.").count() == 4
+    assert reader.page.locator(".ticks, .plot").count() == 0
 
 
 def test_twenty_keys_fit_a_screen_and_one_is_opened_by_its_name(browser: Browser, gateway: RunningGateway) -> None:
@@ -90,8 +82,7 @@ def test_twenty_keys_fit_a_screen_and_one_is_opened_by_its_name(browser: Browser
         for number in range(20):
             done(root.post(f"/teams/{team}/keys", json={"name": f"iPhone of worker {number}"}))
     with BrowserSession.open(browser, gateway, viewport=WIDE) as session:
-        session.sign_in()
-        session.page.goto(f"/dashboard/teams/{team}")
+        session.enter(f"/teams/{team}")
         table = session.page.get_by_role("table", name="Keys of the team")
         box = table.bounding_box()
         assert table.locator("tbody tr").count() == 20
@@ -105,9 +96,10 @@ def test_twenty_keys_fit_a_screen_and_one_is_opened_by_its_name(browser: Browser
 
 
 def test_a_new_key_has_a_button_that_copies_it_and_lines_that_work(browser: Browser, gateway: RunningGateway) -> None:
+    with admin_client(gateway) as root:
+        team = new_team(root)["id"]
     with BrowserSession.open(browser, gateway, permissions=["clipboard-read", "clipboard-write"]) as session:
-        session.sign_in()
-        session.make_team("Copiers")
+        session.enter(f"/teams/{team}")
         key = session.make_key("laptop")
         session.page.get_by_role("button", name="Copy", exact=True).click()
         session.page.get_by_role("button", name="Copied", exact=True).wait_for()
@@ -124,8 +116,7 @@ def test_a_form_outlives_its_session(browser_session: BrowserSession) -> None:
     with admin_client(browser_session.gateway) as root:
         team = new_team(root)
     page = browser_session.page
-    browser_session.sign_in()
-    page.goto(f"/dashboard/teams/{team['id']}")
+    browser_session.enter(f"/teams/{team['id']}")
     page.get_by_label("Amount, USD").fill("12.5")
     page.get_by_label("Note").fill("typed for a long time")
     browser_session.end_session()
@@ -144,14 +135,13 @@ def test_a_form_outlives_its_session(browser_session: BrowserSession) -> None:
     assert balance["granted_usd"] == "22.5", "once, beside the 10 of the beginning"
 
 
-def test_a_usage_is_priced_line_by_line(browser_session: BrowserSession) -> None:
-    page = browser_session.page
-    browser_session.sign_in()
-    browser_session.go("Prices")
+def test_a_usage_is_priced_line_by_line(reader: BrowserSession) -> None:
+    page = reader.page
+    page.goto("/dashboard/prices")
     page.get_by_label("Model").fill("Any/Model")
     page.get_by_label("Input tokens").fill("1,000,000")
     page.get_by_label("Output tokens").fill("100000")
-    browser_session.press("Reckon")
+    reader.press("Reckon")
     bill = page.get_by_role("table", name="The bill")
     assert bill.get_by_role("row").filter(has_text="In all").inner_text().split()[-1] == "2.00"
     assert page.get_by_text("is priced by the row").is_visible()

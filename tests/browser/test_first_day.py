@@ -31,16 +31,15 @@ def test_a_request_appears_live_and_its_spend_on_the_charts(browser_session: Bro
 def test_a_rotated_key_shows_who_uses_the_old_secret_and_a_revoked_one_is_refused(
     browser_session: BrowserSession,
 ) -> None:
-    browser_session.sign_in()
-    browser_session.make_team("Ads")
+    with admin_client(browser_session.gateway) as root:
+        team = new_team(root, name="Ads")
+    browser_session.enter(f"/teams/{team['id']}")
     old = browser_session.make_key("bidder")
     new = browser_session.rotate("bidder")
     assert new != old
     for text in (old, new):
         browser_session.ask(text)
-    browser_session.reads("Ads")
-    browser_session.go("Teams")
-    browser_session.follow(browser_session.page.get_by_role("link", name="Ads"))
+    browser_session.page.goto(f"/dashboard/teams/{team['id']}")
     assert browser_session.key("bidder").get_by_role("row").count() == 3, "a head and two secrets"
     assert "never" not in browser_session.key("bidder").locator("tbody").inner_text()
     browser_session.revoke("bidder")
@@ -50,23 +49,21 @@ def test_a_rotated_key_shows_who_uses_the_old_secret_and_a_revoked_one_is_refuse
 
 
 def test_whoever_runs_into_a_limit_reads_why(browser_session: BrowserSession) -> None:
-    browser_session.sign_in()
-    browser_session.make_team("Limited")
+    with admin_client(browser_session.gateway) as root:
+        team = new_team(root, name="Limited")
+    browser_session.enter(f"/teams/{team['id']}")
     key = browser_session.make_key("twice per minute", rpm="2")
     for _ in range(2):
         browser_session.ask(key)
     with pytest.raises(openai.RateLimitError) as refused:
         browser_session.ask(key)
     assert "requests" in str(refused.value)
-    browser_session.go("Teams")
-    browser_session.follow(browser_session.page.get_by_role("link", name="Limited"))
-    browser_session.reads("Limited")
     row = (
         browser_session.page.get_by_role("group", name="Last refused")
         .get_by_role("row")
         .filter(has_text="twice per minute")
     )
-    browser_session.reload_until(row.get_by_text("(requests per minute, of the key)"))
+    browser_session.open_until(f"/teams/{team['id']}", row.get_by_text("(requests per minute, of the key)"))
     browser_session.go("Requests")
     browser_session.page.get_by_label("Outcome").select_option("refused")
     browser_session.press("Show")

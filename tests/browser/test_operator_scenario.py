@@ -17,11 +17,12 @@ from tests.support.operator_scenario import CreatedKey, run_operator_scenario
 
 
 class ByDashboard:
-    """An operator who is signed in with a browser."""
+    """An operator who is signed in with a browser. Mutable: the addresses of the teams' pages that were opened."""
 
     def __init__(self, browser_session: BrowserSession) -> None:
         self._browser_session = browser_session
         self._page = browser_session.page
+        self._addresses: dict[str, str] = {}
 
     def new_team(self, name: str, credits_usd: str) -> None:
         self._browser_session.make_team(name, credits_usd)
@@ -29,7 +30,6 @@ class ByDashboard:
     def new_key(self, team: str, name: str) -> CreatedKey:
         self._open(team)
         text = self._browser_session.make_key(name)
-        self._open(team)
         return CreatedKey(self._browser_session.key(name).locator("code").first.inner_text(), text)
 
     def rotate(self, team: str, key_id: str) -> str:
@@ -48,7 +48,8 @@ class ByDashboard:
         self._page.get_by_role("status").get_by_text("The key was changed").wait_for()
 
     def spend(self, by: str, team: str | None = None) -> dict[str, Decimal]:
-        self._browser_session.go("Overview")
+        if not self._page.title().startswith("Overview"):
+            self._browser_session.go("Overview")
         self._page.locator("#team").select_option(label=team or "All teams")
         self._browser_session.press("Show")
         table = "Models" if by == "model" else "Who spent it"
@@ -83,9 +84,14 @@ class ByDashboard:
             self._page.get_by_role("button", name=f"Put {name} back").wait_for()
 
     def _open(self, team: str) -> None:
+        """Opens a team's page: by the menu the first time, by its address from then on."""
+        if team in self._addresses:
+            self._page.goto(self._addresses[team])
+            return
         self._browser_session.go("Teams")
         self._browser_session.follow(self._page.get_by_role("link", name=team, exact=True))
         self._browser_session.reads(team)
+        self._addresses[team] = self._page.url
 
     def _card(self, key_id: str) -> Locator:
         return self._page.locator("li.key").filter(has_text=key_id)
@@ -106,7 +112,7 @@ class ByDashboard:
 
 
 def test_the_operator_scenario_runs_with_the_dashboard_alone(browser_session: BrowserSession) -> None:
-    browser_session.sign_in()
+    browser_session.enter()
     run_operator_scenario(ByDashboard(browser_session), browser_session.gateway)
     browser_session.go("Audit")
     log = browser_session.page.get_by_role("group", name="Changes").inner_text()

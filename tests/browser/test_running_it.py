@@ -44,13 +44,12 @@ def reloadable(file: File, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture
 def runner(browser: Browser, reloadable: RunningGateway) -> Iterator[BrowserSession]:
     with BrowserSession.open(browser, reloadable) as opened:
-        opened.sign_in()
         yield opened
 
 
 def test_a_file_with_mistakes_changes_nothing_and_a_good_one_is_in_force(runner: BrowserSession, file: File) -> None:
     page = runner.page
-    runner.go("Configuration")
+    runner.enter("/configuration")
     prices = page.get_by_role("group", name="Prices")
     before = prices.inner_text()
     file.sections = {"upstream": {"ca_file": "nothing.pem", "base_url": "https://127.0.0.1:1/v1"}}
@@ -73,7 +72,7 @@ def test_a_lead_gets_an_admin_key_signs_in_and_loses_it(
     with admin_client(reloadable) as root:
         team = new_team(root, name="Led")
     page = runner.page
-    runner.go("Admin keys")
+    runner.enter("/admin-keys")
     page.get_by_label("Name: whose it is").fill("Lea")
     page.get_by_label("Team that is led").select_option(label="Led")
     runner.press("Make the admin key")
@@ -100,7 +99,7 @@ def test_from_the_live_list_to_one_request_and_from_the_journal_too(
         team = new_team(root, name="Followed")
         key = done(root.post(f"/teams/{team['id']}/keys", json={"name": "k", "limits": {"rpm": 1}}))["key"]
     page = runner.page
-    runner.go("Requests")
+    runner.enter("/requests")
     live = page.locator("#live")
     live.get_by_text("live", exact=True).wait_for()
     runner.ask(key)

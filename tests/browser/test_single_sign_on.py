@@ -51,4 +51,4 @@ def test_one_click_leads_to_the_page_that_was_wanted(browser: Browser, trusting_
         assert session.page.get_by_text("alice@example.com").is_visible()
         session.press("Sign out")
         session.page.get_by_role("link", name="Sign in by Example ID").wait_for()
-        session.page.screenshot(path=Path(__file__).parent / "screenshots" / "sign-in-by-provider.png")
+        session.picture("sign-in-by-provider")

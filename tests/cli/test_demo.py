@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def demo(home: Path) -> Iterator[str]:
     """Yields what a running demo printed."""
-    with started("demo", "--port", "0", cwd=home) as program:
+    with started("demo", "--port", "0", cwd=home, is_fork=False) as program:
         yield program.wait_for(LAST_LINE)
         assert program.stop() == 0
 

@@ -13,7 +13,7 @@ from tests.support.program import environment, run
 _SERVER = ("fastapi", "starlette", "uvicorn", "redis", "structlog", "gateway.server")
 _SETTINGS = ("pydantic", "pydantic_settings", "gateway.config.settings")
 _CLIENT = ("http.client", "gateway.cli.client")
-_NEVER = ("httpx", "requests", "pygments")
+_NEVER = ("httpx", "requests", "pygments", "arro3")
 
 
 def imported_by(
@@ -45,6 +45,8 @@ def imported_by(
         (["teams", "--help"], (*_SERVER, *_SETTINGS, "gateway.cli.keys", "gateway.cli.ledger")),
         (["keys", "--help"], (*_SERVER, *_SETTINGS, "gateway.cli.teams", "gateway.cli.ledger")),
         (["prices", "--help"], (*_SERVER, *_SETTINGS, *_CLIENT, "genai_prices", "gateway.billing")),
+        (["usage", "--help"], (*_SERVER, *_SETTINGS, "gateway.cli.keys", "gateway.cli.ledger")),
+        (["ledger", "--help"], (*_SERVER, *_SETTINGS, "gateway.cli.teams", "gateway.cli.keys")),
         (["--help"], _SERVER),
     ],
     ids=" ".join,

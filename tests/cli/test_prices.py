@@ -186,7 +186,7 @@ def test_a_route_that_charges_the_upstreams_own_cost_says_so(tmp_path: Path) -> 
         (["fast"], {"prompt_tokens": 0, "completion_tokens": 0}, "no usage can be read here as chat"),
         (["fast"], {"input_tokens": "many"}, "no usage can be read here as responses"),
         (["fast", "--dialect", "morse"], USAGE, "'morse' is no dialect: it is one of chat, completions"),
-        (["fast", "--at", "yesterday"], USAGE, "'yesterday' is no time"),
+        (["fast", "--at", "soon"], USAGE, "'soon' is no time"),
         (["fast", "--request", "missing.json"], USAGE, "missing.json: cannot be read"),
     ],
     ids=["model", "no JSON", "no object", "zeros", "no usage", "dialect", "time", "request"],

@@ -68,7 +68,7 @@ def new_key(url: str, cwd: Path, *limits: str) -> str:
 
 
 def test_it_says_where_it_listens_and_ends_cleanly_when_asked(config: Path, tmp_path: Path) -> None:
-    with started("serve", cwd=tmp_path, env=ENV | {"GATEWAY_CONFIG": str(config)}) as program:
+    with started("serve", cwd=tmp_path, env=ENV | {"GATEWAY_CONFIG": str(config)}, is_fork=False) as program:
         url = url_of(program)
         assert program.out == f"Gateway: {url}/v1\n"
         assert program.stop(signal.SIGTERM) == 0
@@ -204,7 +204,7 @@ def test_check_names_aliases_and_routes_without_a_price(config: Path, tmp_path: 
 
 
 def test_the_simulator_runs_by_itself(tmp_path: Path) -> None:
-    with started("simulate", "--port", "0", cwd=tmp_path) as program:
+    with started("simulate", "--port", "0", cwd=tmp_path, is_fork=False) as program:
         url = program.wait_for("/v1").split()[-1]
         body = {"model": "o4-mini", "input": "Hi"}
         headers = {"authorization": "Bearer any"}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from tests.support.configured import Configured, configured
-from tests.support.processes import READY, UPSTREAM_KEY, GatewayProcess
-from tests.support.program import environment, run
+from tests.support.processes import READY, UPSTREAM_KEY, GatewayProcess, workers_of
+from tests.support.program import environment, run, start
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
@@ -43,18 +43,48 @@ def is_alive(served: GatewayProcess) -> bool:
     return httpx.get(f"{served.url}/healthz", trust_env=False).is_success
 
 
+@contextlib.contextmanager
+def running(two: Configured, program: str) -> Iterator[tuple[int, Path]]:
+    """Runs `gateway serve` inside of a program of the test's. Yields its process id and its log; it must end well."""
+    err = two.directory / "err"
+    with err.open("w") as log:
+        words = ("-c", program, "serve", "--config", "gateway.toml")
+        process = start(words, two.directory, environment({"TEST_UPSTREAM_KEY": UPSTREAM_KEY}), log, log)
+    try:
+        yield process.pid, err
+    finally:
+        process.terminate()
+        assert process.wait(timeout=100) == 0
+
+
+# The workers are forks of the program (tests/support/fork_server.py), and begin with this call.
+SLOW = """
+import multiprocessing.spawn, time
+from gateway.cli import main
+begin = multiprocessing.spawn.spawn_main
+def begin_late(**arguments):
+    print("a worker is late", flush=True)
+    time.sleep(6)
+    begin(**arguments)
+multiprocessing.spawn.spawn_main = begin_late
+main()
+"""
+
+
 def test_a_worker_that_takes_long_to_start_is_waited_for(two: Configured) -> None:
     # 5 s is what uvicorn's own supervisor waits.
-    (two.directory / "sitecustomize.py").write_text(IN_A_WORKER.format("time.sleep(6)"))
-    with two.serving(path=two.directory) as served:
-        assert said(served, "ready") == 2
-        assert said(served, "worker_died") == 0
+    with running(two, SLOW) as (_, err):
+        wait_until_sync(lambda: err.read_text().count(READY) == 2, what="both are ready")
+        assert err.read_text().count("a worker is late") == 2
+        assert "worker_died" not in err.read_text()
 
 
 def test_a_worker_that_dies_is_replaced_as_soon_as_the_configuration_can_be_used(two: Configured) -> None:
     config = two.directory / "gateway.toml"
     good = config.read_text()
     with two.serving() as served:
+        served.program.process.send_signal(signal.SIGHUP)  # which the supervisor passes on before it asks who serves
+        served.program.wait_for('"event": "config_reloaded"', count=2)
         config.write_text(good + "\n[nonsense]\n")
         victim = served.workers[0]
         os.kill(victim, signal.SIGKILL)
@@ -105,23 +135,12 @@ if __name__ == "__main__":
 
 def test_a_worker_that_hangs_is_killed_and_replaced(two: Configured) -> None:
     # The real program, impatient while the test demands it: the next worker may take its time to start.
-    (two.directory / "impatient_gateway.py").write_text(IMPATIENT)
-    err = two.directory / "err"
-    with err.open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "impatient_gateway.py", "serve", "--config", "gateway.toml"],
-            cwd=two.directory, env=environment({"TEST_UPSTREAM_KEY": UPSTREAM_KEY}), stderr=log, stdout=log,
-        )  # fmt: skip
-    try:
+    with running(two, IMPATIENT) as (supervisor, err):
         wait_until_sync(lambda: err.read_text().count(READY) == 2, what="both are ready")
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        os.kill(int(workers[0]), signal.SIGSTOP)
+        worker, _ = workers_of(supervisor)
+        os.kill(worker, signal.SIGSTOP)
         (two.directory / "impatient").touch()
         wait_until_sync(lambda: "worker_hung" in err.read_text(), what="it is noticed")
         (two.directory / "impatient").unlink()
         wait_until_sync(lambda: err.read_text().count(READY) == 3, what="another one is ready")
-        assert f'"pid": {workers[0]}' in next(line for line in err.read_text().splitlines() if "worker_hung" in line)
-    finally:
-        process.terminate()
-        assert process.wait(timeout=100) == 0
+        assert f'"pid": {worker}' in next(line for line in err.read_text().splitlines() if "worker_hung" in line)

@@ -48,6 +48,7 @@ def team(gateway: RunningGateway, root: httpx.Client) -> str:
     key = done(root.post(f"/teams/{team}/keys", json={"name": FORMULA.replace("/", "|")}))["key"]
     with gateway.sdk(key) as client:
         client.responses.create(model="@model", input="hello")
+    gateway.wait_until_settled()
     return team
 
 

@@ -44,6 +44,20 @@ def test_a_week_of_even_spending_ends_when_the_balance_does() -> None:
     assert (found.a_day, found.ends_ms) == (10, NOW + 3 * DAY_MS)
 
 
+def test_what_expires_before_it_is_spent_at_this_rate_does_not_put_off_the_end() -> None:
+    def days(available: int, *expiring: tuple[int, int]) -> float:
+        lots = [(NOW + day * DAY_MS, amount) for day, amount in expiring]
+        found = forecast(
+            available=available, spent=70, from_ms=NOW - 7 * DAY_MS, created_ms=0, now_ms=NOW, expiring=lots
+        )
+        return (found.ends_ms - NOW) / DAY_MS
+
+    assert days(100, (3, 100)) == 3
+    assert days(100, (30, 100)) == 10
+    assert days(150, (3, 50), (4, 50)) == 3 + 1 + 5
+    assert days(100, (1, 20), (9, 80)) == 1 + 8
+
+
 def test_a_team_of_yesterday_is_measured_from_its_creation_and_a_new_one_by_a_day() -> None:
     for age_ms, a_day in ((2 * DAY_MS, 35), (60_000, 70)):
         found = forecast(available=1, spent=70, from_ms=NOW - 7 * DAY_MS, created_ms=NOW - age_ms, now_ms=NOW)

@@ -95,19 +95,19 @@ def place(root: httpx.Client, form: str) -> str:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("token", ["none", "wrong", "another session's", "cross-site"])
 def test_a_form_without_its_token_changes_nothing(
-    gateway: RunningGateway, root: httpx.Client, dashboard: DashboardClient, form: str, token: str
+    gateway: RunningGateway, root: httpx.Client, dashboard: DashboardClient, form: str
 ) -> None:
     path = place(root, form)
     before = done(root.get("/audit", params={"limit": 1}))["data"]
     with signed_in(gateway) as other:
         tokens = {"none": "", "wrong": "0" * 64, "another session's": other.token(), "cross-site": dashboard.token()}
-    headers = {"sec-fetch-site": "cross-site"} if token == "cross-site" else {}
-    answer = dashboard.client.post(f"/dashboard{path}", data={**FIELDS, "csrf": tokens[token]}, headers=headers)
-    assert answer.status_code == 403
-    assert "out of date" in answer.text
-    assert done(root.get("/audit", params={"limit": 1}))["data"] == before
+    for token, text in tokens.items():
+        headers = {"sec-fetch-site": "cross-site"} if token == "cross-site" else {}
+        answer = dashboard.client.post(f"/dashboard{path}", data={**FIELDS, "csrf": text}, headers=headers)
+        assert answer.status_code == 403, token
+        assert "out of date" in answer.text, token
+        assert done(root.get("/audit", params={"limit": 1}))["data"] == before, token
 
 
 @pytest.mark.parametrize("scope", ["all", "team", "read"])
@@ -324,8 +324,8 @@ def test_a_strangely_named_team_has_all_its_pages(
     made = dashboard.send("/teams", name=name, credits_usd="1")
     path = made.headers["location"].removeprefix("/dashboard").partition("?")[0]
     text = re.findall(r'id="secret"[^>]+value="([^"]+)"', dashboard.send(f"{path}/keys", name=name).text)[0]
-    with gateway.sdk(text) as client:
-        client.responses.create(model="a/model", input="x")
+    with gateway.http(text) as client:
+        assert client.post("/v1/responses", json={"model": "a/model", "input": "x"}).is_success
     for page, query in ((path, {}), (f"{path}/journal", {}), ("", {"team": name}), ("/requests", {"team": name})):
         answer = dashboard.client.get(f"/dashboard{page}", params=query)
         assert answer.status_code == 200, page

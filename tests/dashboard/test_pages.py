@@ -85,6 +85,7 @@ def test_the_numbers_are_the_ledgers(gateway: RunningGateway, root: httpx.Client
     with gateway.sdk(key) as client:
         for _ in range(3):
             client.responses.create(model="gpt-5", input="hello")
+    gateway.wait_until_settled()
     said = done(root.get("/usage", params={"team": team, "by": "model"}))["total"]
     balance = done(root.get(f"/teams/{team}/credits"))
     overview, page = dashboard.get(f"?team={team}").text, dashboard.get(f"/teams/{team}").text
@@ -157,6 +158,7 @@ def test_older_requests_are_on_the_next_page(
     with gateway.sdk(key) as client:
         for _ in range(55):
             client.responses.create(model="gpt-5", input="hello")
+    gateway.wait_until_settled()
     page = dashboard.get(f"/requests?team={team}").text
     older = re.search(r'href="/dashboard(/requests\?after=[^"]+)"', page)
     assert older is not None
@@ -171,6 +173,7 @@ def test_a_lead_sees_nothing_of_another_team_on_any_page(gateway: RunningGateway
     key = done(root.post(f"/teams/{other}/keys", json={"name": "hidden label"}))["key"]
     with gateway.sdk(key) as client:
         client.responses.create(model="secret/model", input="hello")
+    gateway.wait_until_settled()
     request_id = done(root.get("/requests", params={"team": other}))["data"][0]["id"]
     seen = ("", "/teams", f"/teams/{own}", f"/teams/{own}/journal", "/requests", "/audit")
     named = [f"/teams/{other}", f"/teams/{other}/journal", f"/requests/{request_id}?team={other}"]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from typing import Final
@@ -15,6 +12,7 @@ import pytest
 from tests.deploy.operators import ADMIN_KEY, PATHS, spellings, told
 from tests.deploy.stack import ROOT
 from tests.support.ports import free_port
+from tests.support.program import started
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until_sync
 
@@ -38,33 +36,17 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]
     text = text.replace(f"port = {told_port}", f"port = {admin_port}").replace('host = "0.0.0.0"', 'host = "127.0.0.1"')
     with valkey_server() as store:
         (directory / "gateway.toml").write_text(text.replace("redis://valkey:6379", store.url))
-        environment = {
-            **os.environ,
+        env = {
             "GATEWAY_URL": f"http://127.0.0.1:{admin_port}",
             "GATEWAY_STORE__DATA_DIR": str(directory),
             "GATEWAY_STORE__ACCEPT_DATA_LOSS": "true",
             "GATEWAY_SERVER__SHUTDOWN_DELAY_S": "0",
         }
-        command = [
-            sys.executable,
-            "-m",
-            "gateway",
-            "serve",
-            "--config",
-            str(directory / "gateway.toml"),
-            "--port",
-            str(port),
-        ]
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
-            try:
-                url = f"http://127.0.0.1:{port}"
-                wait_until_sync(
-                    lambda: process.poll() is not None or _is_ready(url), timeout_s=30, what="the gateway is ready"
-                )
-                assert process.poll() is None, "it did not start"
-                yield url, f"http://127.0.0.1:{admin_port}"
-            finally:
-                process.kill()
+        with started("serve", "--config", "gateway.toml", "--port", str(port), cwd=directory, env=env) as program:
+            url = f"http://127.0.0.1:{port}"
+            wait_until_sync(lambda: program.process.poll() is not None or _is_ready(url), what="the gateway is ready")
+            assert program.process.poll() is None, f"it did not start: {program.err}"
+            yield url, f"http://127.0.0.1:{admin_port}"
 
 
 def _is_ready(url: str) -> bool:

@@ -151,7 +151,7 @@ def test_no_secret_has_a_place_in_the_environment_file_or_the_image() -> None:
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {"/secrets/", ".env"} <= set(ignored)
     allowed = [line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"]
-    locks = ["!requirements-otel.lock", "!requirements.lock"]
+    locks = ["!requirements-otel.lock", "!requirements-parquet.lock", "!requirements.lock"]
     assert sorted(allowed) == ["!gateway", "!gateway.example.toml", "!pyproject.toml", *locks, "!wheels"]
 
 

@@ -10,8 +10,8 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +29,7 @@ from tests.deploy.operators import ADMIN_KEY, PATHS, spellings, told
 from tests.deploy.stack import ROOT, Answered, Load, sdk, stream_once, trust
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
 from tests.support.ports import free_port
+from tests.support.program import Program
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until_sync
 from tests.support.websocket_client import LAST
@@ -44,8 +45,9 @@ class GatewayProcess:
 
     def __init__(self, directory: Path, *, store_url: str, upstream_url: str) -> None:
         self.port = free_port()
-        self._config = directory / f"gateway-{self.port}.toml"
-        self._config.write_text(f"""
+        self._directory = directory / f"gateway-{self.port}"
+        self._directory.mkdir()
+        (self._directory / "gateway.toml").write_text(f"""
 [server]
 port = {self.port}
 shutdown_delay_s = {DELAY_S}
@@ -72,11 +74,8 @@ output = "25"
         self.start()
 
     def start(self) -> None:
-        environment = {**os.environ, "TEST_UPSTREAM_KEY": "key", "TEST_ADMIN_KEY": ADMIN_KEY}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve", "--config", self._config],
-            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        env = {"TEST_UPSTREAM_KEY": "key", "TEST_ADMIN_KEY": ADMIN_KEY}
+        self._program = Program(("serve", "--config", "gateway.toml"), self._directory, env)
         wait_until_sync(lambda: is_ready(f"http://127.0.0.1:{self.port}"), what="a gateway is ready")
 
     def is_used(self) -> bool:
@@ -86,12 +85,10 @@ output = "25"
 
     def stop(self) -> None:
         """SIGTERM; returns when it has ended by itself."""
-        self._process.terminate()
-        assert self._process.wait(timeout=100) == 0
+        assert self._program.stop(signal.SIGTERM) == 0
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        self._program.kill()
 
 
 @dataclass

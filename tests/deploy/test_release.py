@@ -94,7 +94,7 @@ def bom(*arguments: str | Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-otel.lock"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-otel.lock", "requirements-parquet.lock"])
 @pytest.mark.parametrize("kind", ["wheel", "image"])
 def test_a_bill_of_materials_has_cyclonedx_structure(kind: str, lock: str) -> None:
     found = bom(kind, ROOT / lock)

@@ -134,9 +134,10 @@ async def test_a_refusal_of_the_added_field_never_reaches_the_caller_and_is_reme
     reported = chunk({}, "stop", usage=USAGE)
     plain = [request(), stream(*CONTENT, reported, DONE), end_of_body()]
     async with stages([request(), REFUSES, *plain, *plain]) as stage:
-        for _ in range(2):
+        for number in (1, 2):
             client = await ask(stage)
             assert (client.status, client.body) == (200, b"".join([*CONTENT, reported, DONE]))
+            await stage.logged(number)
         asked, without, again = bodies(stage.upstream)
         assert asked["stream_options"] == {"include_usage": True}
         assert "stream_options" not in without

@@ -74,8 +74,10 @@ async def test_a_compressed_stream_that_breaks_ends_as_one_that_breaks(
     script = [request(), send(coded_head(coding) + chunk(pack(b"".join(good[:2])[:-5]))), broken, close()]
     plain = [request(), stream(b"".join(good[:2])[:-5]), close()]
     async with stages(script, plain) as scenario:
-        clients = [await ask(scenario, name, streams=True) for _ in range(2)]
-        await scenario.logged(2)
+        clients = []
+        for number in (1, 2):
+            clients.append(await ask(scenario, name, streams=True))
+            await scenario.logged(number)
         coded, plainly = scenario.log_lines()
         assert (coded["outcome"], coded["settled_by"]) == (plainly["outcome"], plainly["settled_by"])
         # Where nothing had been sent when it broke, it is a 502: that depends on which bytes one read has brought.
@@ -89,8 +91,8 @@ async def test_a_compressed_answer_that_is_cut_is_no_answer(stages: Stages, name
     async with stages([request(), coded_json(coding, KINDS[name].whole, cut=3)]) as scenario:
         client = await ask(scenario, name, streams=False)
         assert client.status == 502
-        assert scenario.gateway.balance(scenario.key).held == 0
         await scenario.logged(1)
+        assert scenario.gateway.balance(scenario.key).held == 0
         assert scenario.log_lines()[0]["outcome"] == "upstream_cut"
 
 

@@ -141,6 +141,7 @@ async def test_a_refused_request_may_be_repeated_under_its_idempotency_key(stage
         client = await begun(scenario, "responses", headers="idempotency-key: one\r\n")
         go.set()
         await client.read_all()
+        await scenario.logged(1)
         again = await scenario.ask(**KINDS["responses"].request(streams=True), headers="idempotency-key: one\r\n")
         await again.read_all()
         assert without_comments(again.body) == b"".join(good)

@@ -347,10 +347,10 @@ async def test_a_refusal_of_an_added_field_is_repeated_once_without_it_and_its_u
     plain = [request(), stream(*events, DONE), end_of_body()]
     script = [request(), REFUSALS[words], *plain, *plain]
     async with stages(script) as scenario:
-        for _ in range(2):
+        for number in (1, 2):
             client = await ask(scenario, name, streams=True, stream_options=None)
             assert (client.status, client.body) == (200, b"".join(event for event in events if event != counted) + DONE)
+            await scenario.logged(number)
         sent = [json.loads(one.partition(b"\r\n\r\n")[2]) for one in scenario.upstream.requests]
         assert [(one.get("stream_options") or {}).get("include_usage") for one in sent] == [True, None, None]
-        await scenario.logged(2)
         assert [(entry["by"], entry["amount"]) for entry in scenario.journal()] == [("usage", "-110000")] * 2

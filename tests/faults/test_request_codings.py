@@ -11,32 +11,17 @@ import pytest
 
 from gateway.protocol.stream_decoder import CODINGS
 from tests.faults.conftest import Stages
+from tests.faults.raw_requests import SERVER, exchange, head
 from tests.support.codings import PACKERS
-from tests.support.scenario import RawClient, Scenario, body_of
+from tests.support.scenario import Scenario, body_of
 
 BODY = body_of()
-SERVER = {"port": 0, "max_head_bytes": 4096, "head_timeout_s": 0.5, "body_timeout_s": 0.5, "max_body_bytes": 600_000}
 
 
 @pytest.fixture
 async def scenario(stages: Stages) -> AsyncIterator[Scenario]:
     async with stages(server=SERVER) as scenario:
         yield scenario
-
-
-def head(scenario: Scenario, *lines: str, key: str | None = None) -> bytes:
-    text = scenario.key.text if key is None else key
-    return "\r\n".join(
-        ["POST /v1/responses HTTP/1.1", "host: gateway", f"authorization: Bearer {text}", *lines, "", ""]
-    ).encode("latin-1")
-
-
-async def exchange(scenario: Scenario, data: bytes) -> RawClient:
-    """Sends, and reads the answer up to its body."""
-    client = await scenario.connect()
-    await client.send(data)
-    await client.read_until(b"\r\n\r\n")
-    return client
 
 
 @pytest.mark.parametrize("encoding", ["identity, gzip", "compress", "zstd, zstd"])

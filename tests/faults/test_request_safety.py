@@ -14,9 +14,9 @@ import pytest
 
 from gateway.identity.api_keys import new_id, new_secret
 from tests.faults.conftest import Stages
+from tests.faults.raw_requests import SERVER, exchange, head
 from tests.support.scenario import (
     MODEL,
-    RawClient,
     Scenario,
     body_of,
     chunk,
@@ -33,28 +33,12 @@ from tests.support.waiting import wait_until
 
 BODY = body_of()
 STREAM = body_of(stream=True)
-SERVER = {"port": 0, "max_head_bytes": 4096, "head_timeout_s": 0.5, "body_timeout_s": 0.5, "max_body_bytes": 600_000}
 
 
 @pytest.fixture
 async def scenario(stages: Stages) -> AsyncIterator[Scenario]:
-    async with stages(server=SERVER) as scenario:
+    async with stages(server=SERVER, limits={}) as scenario:
         yield scenario
-
-
-def head(scenario: Scenario, *lines: str, key: str | None = None) -> bytes:
-    text = scenario.key.text if key is None else key
-    return "\r\n".join(
-        ["POST /v1/responses HTTP/1.1", "host: gateway", f"authorization: Bearer {text}", *lines, "", ""]
-    ).encode("latin-1")
-
-
-async def exchange(scenario: Scenario, data: bytes) -> RawClient:
-    """Sends, and reads the answer up to its body."""
-    client = await scenario.connect()
-    await client.send(data)
-    await client.read_until(b"\r\n\r\n")
-    return client
 
 
 def unknown_key() -> str:

@@ -14,7 +14,6 @@ from gateway.ledger.verification import verify
 from gateway.store.keyspace import WEEK_MS, TeamKeys
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
 from tests.support.servers import Server
-from tests.support.waiting import wait_until_sync
 
 MODEL = "openai/gpt-5.2"
 INPUT, OUTPUT = 1_000, 10_000  # nano-USD per token
@@ -52,9 +51,9 @@ def client(gateway: RunningGateway, key: NewKey) -> Iterator[openai.OpenAI]:
 
 def spent(gateway: RunningGateway, key: NewKey) -> int:
     """Returns what was charged, once nothing is held any more, after verifying the ledger."""
-    wait_until_sync(lambda: gateway.services.ledger.open_holds == 0 and gateway.balance(key).held == 0)
+    balance = gateway.settled_balance(key)
     assert gateway.run(verify(gateway.services.store, key.team.id)).differences == ()
-    return gateway.balance(key).spent
+    return balance.spent
 
 
 def cost(usage: Any) -> int:
@@ -192,6 +191,7 @@ def test_what_the_gateway_remembers_of_a_response_has_an_end(
     gateway: RunningGateway, client: openai.OpenAI, key: NewKey, store: Server
 ) -> None:
     client.responses.create(model=MODEL, input="Hello")
+    gateway.wait_until_settled()
     (index,) = store.run("KEYS", f"gw:{{{key.team.id}}}:ended:*")
     week_s = WEEK_MS // 1000
     assert 0 < store.run("TTL", index) <= week_s + gateway.services.settings.ledger.resolution_ttl_s

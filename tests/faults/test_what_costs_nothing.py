@@ -121,9 +121,9 @@ def begin(http: httpx.Client, provider: Provider, **fields: Any) -> None:
 
 def spent(gateway: RunningGateway, key: NewKey) -> int:
     """What was charged, once nothing is held, after verifying the books."""
-    wait_until_sync(lambda: gateway.balance(key).held == 0, what="all of it is settled")
+    balance = gateway.settled_balance(key)
     assert gateway.run(verify(gateway.services.store, key.team.id)).differences == ()
-    return gateway.balance(key).spent
+    return balance.spent
 
 
 CALLS = {

@@ -2,17 +2,19 @@
 
 Python    too_long  long_functions  no_module_docstring  module_level_mutable_state  bare_suppressions
           private_attributes_of_others
-tests     imports_of_other_folders  unexplained_sleeps
+          named_modules
+tests     imported_tests  imports_of_other_folders  unexplained_sleeps
 any text  unfinished_work  places_of_one_machine
 Lua       no_header_comment
 locks     unlocked_requirements
 """
 
 import ast
+import functools
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Final
 
@@ -46,11 +48,31 @@ FREE_NETWORKS: Final = tuple(
         *("172.31.250.0/24", "172.31.251.0/24"),
     )
 )
+# A path or a file name of a module. In capitals it stands for any: scripts/NAME.lua.
+NAMED: Final = re.compile(r"\b[a-z_][a-z0-9_/]*\.(?:py|lua)\b")
 
 REASON: Final = r"\S.{2,}"
 NOQA_WITH_REASON: Final = re.compile(rf"#\s*noqa: [A-Z]+[0-9]+(?:, ?[A-Z]+[0-9]+)* - {REASON}")
 IGNORE_WITH_REASON: Final = re.compile(rf"#\s*type: ignore\[[a-z, -]+\]\s+#\s*{REASON}")
+SUPPRESSION: Final = re.compile(r"noqa|type:\s*ignore|mypy: |pragma: no cover", re.IGNORECASE)
 WHOLE_FILE: Final = re.compile(r"#\s*(?:ruff|flake8): noqa|#\s*mypy: |pragma: no cover")
+
+
+# All rules look at one file before they look at the next one.
+@functools.lru_cache(maxsize=1)
+def _tree(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+@functools.lru_cache(maxsize=1)
+def _nodes(source: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(_tree(source)))
+
+
+@functools.lru_cache(maxsize=1)
+def _comments(source: str) -> tuple[tokenize.TokenInfo, ...]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return tuple(token for token in tokens if token.type == tokenize.COMMENT)
 
 
 def too_long(source: str) -> list[str]:
@@ -59,16 +81,15 @@ def too_long(source: str) -> list[str]:
     return [f"{lines} lines, more than {MAX_FILE_LINES}"] if lines > MAX_FILE_LINES else []
 
 
-def long_functions(source: str) -> dict[str, int]:
-    """Return the length in lines of each function that passes MAX_FUNCTION_LINES, by name (decorators do not count)."""
-    functions = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
-    lengths = {f.name: (f.end_lineno or f.lineno) - f.lineno + 1 for f in functions}
-    return {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES}
+def long_functions(source: str) -> list[str]:
+    """Return the functions that pass MAX_FUNCTION_LINES; decorators do not count."""
+    functions = (node for node in _nodes(source) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return [f.name for f in functions if (f.end_lineno or f.lineno) - f.lineno + 1 > MAX_FUNCTION_LINES]
 
 
 def no_module_docstring(source: str) -> list[str]:
     """Report a module that does not open by saying what it is; an empty one has nothing to say."""
-    return [] if not source.strip() or ast.get_docstring(ast.parse(source)) else ["no module docstring"]
+    return [] if not source.strip() or ast.get_docstring(_tree(source)) else ["no module docstring"]
 
 
 def module_level_mutable_state(source: str) -> list[str]:
@@ -78,7 +99,7 @@ def module_level_mutable_state(source: str) -> list[str]:
     """
     return [
         f"line {statement.lineno}: can change (tuple, frozenset, Final[Mapping[...]]?): {ast.unparse(statement)[:60]}"
-        for statement in _module_level(ast.parse(source).body)
+        for statement in _module_level(_tree(source).body)
         if _binds_mutable(statement)
     ]
 
@@ -130,8 +151,9 @@ def bare_suppressions(source: str) -> list[str]:
 
     Accepted, behind the comment sign: `noqa: CODE - reason` and `type: ignore[code]  # reason` (mypy wants that hash).
     """
-    comments = [t for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT]
-    return [f"line {c.start[0]}: {c.string}" for c in comments if not _is_explained(c.string)]
+    if not SUPPRESSION.search(source):  # to find comments takes longer than all else
+        return []
+    return [f"line {c.start[0]}: {c.string}" for c in _comments(source) if not _is_explained(c.string)]
 
 
 def _is_explained(comment: str) -> bool:
@@ -144,18 +166,33 @@ def _is_explained(comment: str) -> bool:
     )
 
 
-def imports_of_other_folders(source: str, folder: str) -> list[str]:
+def imported_tests(source: str) -> list[str]:
+    """Return the modules of tests from which a file imports something."""
+    modules = (node.module or "" for node in _nodes(source) if isinstance(node, ast.ImportFrom) and node.level == 0)
+    return [module for module in modules if module.startswith("tests.")]
+
+
+def imports_of_other_folders(imported: Iterable[str], folder: str) -> list[str]:
     """Report what a test imports from another folder of tests; tests/support is there for what several folders use."""
-    lines = [
-        (node.lineno, node.module or "")
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.ImportFrom) and node.level == 0
-    ]
     return [
-        f"line {line}: {module} belongs to another folder; what both use goes to tests/support"
-        for line, module in lines
-        if module.startswith("tests.") and module.split(".")[1] not in (folder, "support")
+        f"{module} belongs to another folder; what both use goes to tests/support"
+        for module in imported
+        if module.split(".")[1] not in (folder, "support")
     ]
+
+
+def named_modules(source: str) -> list[str]:
+    """Return the paths and file names of modules that the docstrings and comments of a file name."""
+    return [name for text in _prose(source) for name in NAMED.findall(text)]
+
+
+def _prose(source: str) -> Iterator[str]:
+    for node in _nodes(source):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+    if any(NAMED.search(line.partition("#")[2]) for line in source.splitlines()):
+        for comment in _comments(source):
+            yield comment.string
 
 
 def unexplained_sleeps(source: str) -> list[str]:
@@ -163,15 +200,14 @@ def unexplained_sleeps(source: str) -> list[str]:
 
     `sleep(0)` waits for no time: it lets others run. One of a minute or more plays what hangs until it is cancelled.
     """
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    explained = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
     sleeps = [
         node
-        for node in ast.walk(ast.parse(source))
+        for node in _nodes(source)
         if isinstance(node, ast.Call)
         and getattr(node.func, "attr", getattr(node.func, "id", "")) == "sleep"
         and not (node.args and _is_no_time_or_for_ever(node.args[0]))
     ]
+    explained = {comment.start[0] for comment in _comments(source)} if sleeps else set()
     return [
         f"line {call.lineno}: {ast.unparse(call)} says not why it is no wait for a condition"
         for call in sleeps
@@ -194,10 +230,9 @@ def private_attributes_of_others(source: str) -> list[str]:
     What a class of the module defines or assigns to itself is its own, and so is what `self` and `cls` have. By getattr
     and by a string it is the same.
     """
-    tree = ast.parse(source)
-    own = _own_private_names(tree)
+    own = _own_private_names(source)
     found: list[tuple[int, str]] = []
-    for node in ast.walk(tree):
+    for node in _nodes(source):
         match node:
             case ast.Attribute(value=ast.Name(id="self" | "cls")):
                 continue
@@ -215,9 +250,9 @@ def _is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and name not in DOCUMENTED_PRIVATE_NAMES
 
 
-def _own_private_names(tree: ast.Module) -> set[str]:
+def _own_private_names(source: str) -> set[str]:
     own: set[str] = set()
-    for definition in ast.walk(tree):
+    for definition in _nodes(source):
         if not isinstance(definition, ast.ClassDef):
             continue
         for node in ast.walk(definition):

@@ -1,40 +1,30 @@
 """Docstrings name modules that exist, and a package's docstring names all of its modules."""
 
 import ast
-import io
 import re
-import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parents[2]
-PYTHON: Final = tuple(sorted(path for top in ("gateway", "tests", "benchmarks") for path in (ROOT / top).rglob("*.py")))
+from tests.house import rules
+from tests.house.conftest import EVERYWHERE, ROOT, Found
+
 SOURCES: Final = frozenset(
     path.relative_to(ROOT).as_posix()
-    for path in (*PYTHON, *(ROOT / "gateway").rglob("*.lua"))
+    for path in (
+        *(path for top in EVERYWHERE for path in (ROOT / top).rglob("*.py")),
+        *(ROOT / "gateway").rglob("*.lua"),
+    )
     if "__pycache__" not in path.parts
 )
 PACKAGES: Final = tuple(path for path in sorted((ROOT / "gateway").glob("*/**/__init__.py")))
-# A path or a file name of a module. In capitals it stands for any: scripts/NAME.lua.
-NAMED: Final = re.compile(r"\b[a-z_][a-z0-9_/]*\.(?:py|lua)\b")
 
 
-def prose(source: str) -> Iterator[str]:
-    """Yield the docstrings and the comments of a module."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield node.value.value
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.string
-
-
-def missing_modules(text: str) -> list[str]:
-    """Return the modules that a text names and that no path of the project ends with."""
-    return [name for name in NAMED.findall(text) if not any(f"/{source}".endswith(f"/{name}") for source in SOURCES)]
+def missing_modules(named: Iterable[str]) -> list[str]:
+    """Return the named modules that no path of the project ends with."""
+    return [name for name in named if not any(f"/{source}".endswith(f"/{name}") for source in SOURCES)]
 
 
 def unlisted_modules(package: Path) -> list[str]:
@@ -54,10 +44,10 @@ def absent_modules(package: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_module_that_a_docstring_or_comment_names_exists(path: Path) -> None:
-    if path != Path(__file__):
-        assert [name for text in prose(path.read_text(encoding="utf-8")) for name in missing_modules(text)] == []
+def test_a_module_that_a_docstring_or_comment_names_exists(found: Found) -> None:
+    named = found[rules.named_modules]
+    missing = {path: missing_modules(names) for path, names in named.items() if ROOT / path != Path(__file__)}
+    assert {path: names for path, names in missing.items() if names} == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.parent.relative_to(ROOT).as_posix())
@@ -67,9 +57,11 @@ def test_a_package_lists_its_modules(package: Path) -> None:
 
 
 def test_a_name_without_a_module_is_found() -> None:
-    assert missing_modules("as in store/keyspace.py, script.py and scripts/common.lua, never scripts/NAME.lua") == []
-    assert missing_modules("see gone.py and store/scripts/gone.lua") == ["gone.py", "store/scripts/gone.lua"]
-    assert list(prose('"""See gone.py."""\nx = "gone.py"  # as gone.py')) == ["See gone.py.", "# as gone.py"]
+    there = rules.named_modules("# as in store/keyspace.py, script.py and scripts/common.lua, never scripts/NAME.lua")
+    assert len(there) == 3
+    assert missing_modules(there) == []
+    gone = rules.named_modules('"""See gone.py."""\nx = "other.py"  # as store/scripts/gone.lua')
+    assert missing_modules(gone) == ["gone.py", "store/scripts/gone.lua"]
 
 
 def test_a_module_without_a_line_is_found(tmp_path: Path) -> None:

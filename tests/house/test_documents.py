@@ -23,7 +23,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 DOCUMENTS = tuple(
     path.relative_to(ROOT).as_posix()
-    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md"))
+    for path in (
+        *ROOT.glob("*.md"),
+        *(path for name in ("docs", "deploy", "benchmarks") for path in (ROOT / name).rglob("*.md")),
+    )
 )
 
 
@@ -34,6 +37,13 @@ def blocks(text: str, language: str) -> list[str]:
 def test_the_diagram_of_states_is_made_from_the_table_of_transitions() -> None:
     lines = [f"    {before} --> {after}: {event}" for (before, event), after in TRANSITIONS.items()]
     assert blocks(ARCHITECTURE, "mermaid") == ["stateDiagram-v2\n" + "\n".join(lines) + "\n"]
+
+
+def test_the_layers_are_those_that_import_linter_checks() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    layers = next(contract["layers"] for contract in tools["importlinter"]["contracts"] if contract["type"] == "layers")
+    names = [", ".join(re.findall(r"\w+", layer)) for layer in layers]
+    assert [" ".join(block.split()) for block in blocks(ARCHITECTURE, "text")] == [" -> ".join(names)]
 
 
 def test_the_readme_configuration_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,9 @@ import orjson
 import pytest
 
 from gateway.accounts.entities import Changes, Team
-from gateway.app import Gateway, Services, build_app
+from gateway.app import Gateway, build_app
 from gateway.config.settings import Settings
+from gateway.worker.services import Services
 from tests.support.gateway import gateway_settings
 from tests.support.ledgers import ask, open_ledger, read_books, voided
 from tests.support.servers import Server, valkey_server
@@ -183,7 +184,7 @@ async def test_a_cancelled_admission_is_undone_where_its_script_has_to_be_loaded
         key = await parts.new_key()
         hold = (await parts.ledger.admit(ask(key))).hold
         await parts.store.run("SCRIPT", "FLUSH", key="")
-        await parts.ledger.settle(voided(hold))  # settle_v2 is there, admit_v7 is not
+        await parts.ledger.settle(voided(hold))  # settle_v2 is there, admit_v8 is not
         admission = asyncio.ensure_future(parts.ledger.admit(ask(key)))
         await asyncio.sleep(0)
         admission.cancel()

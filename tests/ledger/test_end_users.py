@@ -20,6 +20,7 @@ from gateway.store.keyspace import TeamKeys
 from tests.support.end_users import ANA, BOB, EVE, ask, entries, refused
 from tests.support.ledgers import LedgerParts, open_ledger, policy, settled, voided
 from tests.support.servers import Server
+from tests.support.stopped_clock import START_MS, Bench
 
 
 @pytest.fixture
@@ -210,6 +211,16 @@ async def test_what_is_counted_is_kept_until_no_period_counts_it(parts: LedgerPa
     assert await parts.store.run("PTTL", name) > 30 * 86_400_000
 
 
+async def test_where_the_last_end_user_is_done_the_next_one_is_not_kept_for_ever(bench: Bench) -> None:
+    key = await bench.one.new_key(limits={"end_user.rpm": 60})
+    for number, user in enumerate((BOB, EVE, ANA)):
+        await bench.at(START_MS + number * 61_000)
+        admission = await bench.one.ledger.admit(ask(key, user))
+        assert await bench.one.store.run("PTTL", TeamKeys(key.team_id).end_users) > 0
+        await bench.one.ledger.settle(settled(admission.hold, 1, 1))
+        assert list(await entries(bench.one, key)) == [user]
+
+
 async def test_one_end_user_waits_in_the_queue_behind_nobody_else(parts: LedgerParts) -> None:
     limits = {"end_user.concurrency": 1, "queue_s": 30, "queue_length": 10}
     key = await parts.new_key(limits=limits)
@@ -245,3 +256,49 @@ def test_there_are_limits_of_each_end_user(name: str) -> None:
 )
 def test_there_are_none_that_would_count_for_ever_or_mean_nothing(name: str) -> None:
     assert not is_limit(END_USER + name)
+
+
+MISCOUNT = """
+local until_ms, running, meters = cmsgpack.unpack(redis.call('HGET', KEYS[1], ARGV[1]))
+for _, meter in pairs(meters) do
+  if type(meter) == 'table' and meter[1] == 3 then meter[2] = meter[2] + 1 end
+end
+redis.call('HSET', KEYS[1], ARGV[1], cmsgpack.pack(until_ms, running - 1, meters))
+"""
+
+
+@pytest.mark.parametrize("of_key", [False, True], ids=["team", "key"])
+async def test_verification_compares_what_runs_for_each_end_user_with_the_holds(
+    parts: LedgerParts, store: Server, of_key: bool
+) -> None:
+    limits = {"end_user.concurrency": 9, "end_user.rpm@a/*": 9}
+    key = await parts.new_key(limits={} if of_key else limits)
+    key = await parts.another_key(key.team_id, limits if of_key else {})
+    for user in (BOB, BOB, EVE):
+        await parts.ledger.admit(ask(key, user))
+    assert (await verify(parts.store, key.team_id)).differences == ()
+    name = TeamKeys(key.team_id).end_users
+    field = f"{key.key_id}:{BOB}" if of_key else BOB
+    store.run("EVAL", MISCOUNT, 1, name, field)
+    found = {one.name: (one.expected, one.found) for one in (await verify(parts.store, key.team_id)).differences}
+    (rule,) = (one for one in found if " " in one)
+    assert found == {f"end_user:{field}": (2, 1), rule: (2, 3)}
+    assert rule.startswith(f"end_user:{field} ")
+    store.run("HSET", name, field, "x")
+    found = {one.name: (one.expected, one.found) for one in (await verify(parts.store, key.team_id)).differences}
+    assert found[f"end_user:{field}"][0] == 2
+    store.run("HDEL", name, field)
+    found = {one.name: (one.expected, one.found) for one in (await verify(parts.store, key.team_id)).differences}
+    assert found == {f"end_user:{field}": (2, 0)}
+    store.run("DEL", name)
+    store.run("SET", name, "another type")
+    assert [one.name for one in (await verify(parts.store, key.team_id)).differences] == ["unreadable:end-users"]
+    store.run("DEL", name)
+
+
+async def test_verification_reads_many_end_users_page_by_page(parts: LedgerParts) -> None:
+    key = await parts.new_key(limits={"end_user.concurrency": 9})
+    users = [f"{number:032x}" for number in range(900)]
+    for start in range(0, len(users), 100):  # all at once, the last one would wait for longer than a call may
+        await asyncio.gather(*(parts.ledger.admit(ask(key, user)) for user in users[start : start + 100]))
+    assert (await verify(parts.store, key.team_id)).differences == ()

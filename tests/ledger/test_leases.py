@@ -105,9 +105,15 @@ async def test_a_worker_s_death_is_told_to_the_one_in_its_place(
     async def is_free() -> bool:
         return not await runs()
 
-    no_lease = {"ledger__lease_s": str(FOR_EVER_S)}  # tells of it
+    lease_s = str(FOR_EVER_S)  # no lease tells of it
     with gateway_process(
-        server.url, upstream, tmp_path / "both", workers=2, hold_ttl_s=FOR_EVER_S, **no_lease
+        server.url,
+        upstream,
+        tmp_path / "both",
+        workers=2,
+        hold_ttl_s=FOR_EVER_S,
+        is_fork=False,  # their environment says what the run is called
+        ledger__lease_s=lease_s,
     ) as gateway:
         stream = asyncio.create_task(_stream(gateway, secret))
         await wait_until_found(runs)

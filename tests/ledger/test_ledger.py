@@ -14,7 +14,7 @@ from gateway.ledger import hold_expiry
 from gateway.ledger.settlement_call import Resolution
 from gateway.store.keyspace import REAPER_LOCK, WITHOUT_TTL, TeamKeys
 from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, settled, voided
-from tests.support.servers import STORES, binaries, leaked_keys, valkey_cluster, valkey_sentinel, valkey_server
+from tests.support.servers import STORES, binary_of, leaked_keys, valkey_cluster, valkey_sentinel, valkey_server
 from tests.support.waiting import wait_until, wait_until_found
 
 
@@ -26,11 +26,9 @@ def store_url(request: pytest.FixtureRequest) -> Iterator[str]:
     elif request.param == "sentinel":
         with valkey_sentinel(down_after_ms=60_000) as group:
             yield group.url
-    elif request.param in binaries():
-        with valkey_server(binary=binaries()[request.param]) as server:
-            yield server.url
     else:
-        pytest.skip("redis-server is not installed")
+        with valkey_server(binary=binary_of(request.param)) as server:
+            yield server.url
 
 
 @pytest.fixture
@@ -206,7 +204,7 @@ async def test_a_running_request_keeps_its_hold_beyond_the_holds_life(store_url:
                 return float(await parts.store.run("ZSCORE", expiry, hold.id) or 0) > first + 600
 
             await wait_until_found(renewed)
-            with pytest.raises(GatewayError, match="has 1 requests running"):
+            with pytest.raises(GatewayError, match="has 1 request running"):
                 await parts.ledger.admit(ask(key))
             await parts.ledger.settle(settled(hold, cost=1))
         assert parts.ledger.resolutions == {Resolution.APPLIED: 1}

@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until, wait_until_found, wait_until_sync
 
 REQUEST = {"model": "sim/tokens-3", "input": "hello"}
 STREAM = {"model": "sim/tokens-200+slow-5", "input": "hello", "stream": True}
-QUICK = {"timeout_s": 0.2, "breaker_open_s": 0.1}
+QUICK = {"timeout_s": 0.5, "breaker_open_s": 0.1}
 
 
 @pytest.fixture
@@ -188,7 +188,10 @@ def test_a_stream_that_outlives_the_store_is_relayed_whole_and_charged_later(
 async def test_a_hold_that_nobody_could_renew_is_left_to_its_gateway_when_the_store_is_back(
     server: Server, tmp_path: Path, how: str
 ) -> None:
-    async with open_ledger(server.url, tmp_path / "one") as one, open_ledger(server.url, tmp_path / "two") as two:
+    async with (
+        open_ledger(server.url, tmp_path / "one", timeout_s=1.5) as one,
+        open_ledger(server.url, tmp_path / "two", timeout_s=1.5) as two,
+    ):
         key = await one.new_key(limits={"concurrency": 1})
         running = await one.ledger.admit(ask(key))
         mend = break_by(server, how)

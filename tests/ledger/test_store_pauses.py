@@ -22,8 +22,8 @@ async def test_admissions_that_waited_in_its_socket_run_nothing_when_it_wakes(
     own_store: Server, tmp_path: Path
 ) -> None:
     async with (
-        open_ledger(own_store.url, tmp_path / "one", hold_ttl_s=LIFE_S) as one,
-        open_ledger(own_store.url, tmp_path / "two", hold_ttl_s=LIFE_S) as two,
+        open_ledger(own_store.url, tmp_path / "one", hold_ttl_s=LIFE_S, timeout_s=1.5) as one,
+        open_ledger(own_store.url, tmp_path / "two", hold_ttl_s=LIFE_S, timeout_s=1.5) as two,
         kept_up(one.ledger),
         kept_up(two.ledger),
     ):

@@ -105,7 +105,7 @@ for i = 2, #ARGV, 5 do
   pass(ARGV[i + 2] + 0)
   add(ARGV[i + 3] + 0, ARGV[i + 3] + 0)
   pass(ARGV[i + 4] + 0)
-  real[1] = corrected(real[1], hold, true, used, limit, now)
+  real[1] = corrected_level(real[1], hold, true, used, limit, now)
   if real[1] < known[1] then return { i, real[1], known[1] } end
 end
 return {}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.accounts.entities import Balance, Key, Rule, Team, View
+from gateway.accounts.entities import Balance, Key, Lot, Rule, Team, View
 from gateway.notices.policy import Recipient
 from gateway.notices.thresholds import DAY_MS, Reached, Subject, reached
 
@@ -130,6 +131,28 @@ def test_a_budget_that_refuses_requests_counts_as_used_up_where_it_is_nearly_so(
         noticed = found(recipient, Subject(team(), view(of_team=counted(100, used)), refused=names))
         assert len(noticed) == wanted, (used, refused)
         assert all("Requests are refused" in one.text for one in noticed)
+
+
+def test_credits_that_expire_soon_are_noticed_once_for_each_expiry_and_threshold() -> None:
+    def at(*days: float, left: int = 2 * USD, metered: bool = True) -> list[Reached]:
+        lots = tuple(Lot(NOW_MS + int(day * DAY_MS), left) for day in days)
+        seen = view(balance=Balance(50 * USD, 40 * USD, 0, 10 * USD, lots))
+        return found(told(days_left=(7, 1)), Subject(team(metered=metered), seen))
+
+    assert at(7.01) == at(0.5, left=0) == at(0.5, metered=False) == []
+    [week, day] = at(6.5), at(0.5)
+    assert (
+        week[0].text == f"Team search has 2 USD of credits that expire within 7 days, at {week[0].data['expires_at']}."
+    )
+    assert (week[0].data["threshold_days"], day[0].data["threshold_days"]) == (7, 1)
+    assert (len(week[0].marks), len(day[0].marks)) == (1, 2)
+    first, second = at(2, 3)
+    assert first.marks != second.marks
+    assert at(2, left=USD)[0].marks == first.marks, "what is left of them changes nothing"
+    later = view(balance=Balance(50 * USD, 40 * USD, 0, 10 * USD, (Lot(NOW_MS + 2 * DAY_MS, USD),)))
+    next_day = found(told(days_left=(7, 1)), Subject(team(), replace(later, now_ms=NOW_MS + DAY_MS)))[0]
+    assert next_day.marks[1:] == first.marks
+    assert next_day.text.startswith("Team search has 1 USD of credits that expire within 1 day, at")
 
 
 def test_a_balance_counts_what_is_held_as_not_spent_and_is_noticed_again_after_a_grant() -> None:

@@ -74,6 +74,7 @@ def test_a_turn_that_goes_by_post_is_none_over_a_socket(
     with running_gateway(store.url, provider.url, tmp_path, upstream={"websocket": True}) as gateway:
         with Socket(gateway.url, gateway.new_key().text) as socket:
             assert socket.turn({"model": MODEL, "input": "x"})[0] == 200
+        gateway.wait_until_settled()
         assert value(gateway.url, "gateway_upstream_requests_total", result="200") == 1
         assert value(gateway.url, TURNS) == 0
 
@@ -82,8 +83,14 @@ def test_upstreams_without_sockets_have_no_such_series(gateway: RunningGateway) 
     assert not [name for name, _ in scrape(gateway.url) if name == UPSTREAM]
 
 
-def test_the_configuration_shows_each_workers_sockets_and_turns(start: StartGateway) -> None:
-    with start() as gateway, Socket(gateway.url, gateway.new_key().text) as socket, admin_client(gateway) as root:
+def test_the_configuration_shows_each_workers_sockets_and_turns(
+    own_store: Server, upstream: str, tmp_path: Path
+) -> None:
+    with (
+        running_gateway(own_store.url, upstream, tmp_path) as gateway,
+        Socket(gateway.url, gateway.new_key().text) as socket,
+        admin_client(gateway) as root,
+    ):
         assert socket.turn(ECHO)[0] == 200
 
         def told() -> bool:

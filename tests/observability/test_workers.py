@@ -14,6 +14,7 @@ from tests.support.configured import configured
 from tests.support.gateway import RunningGateway
 from tests.support.ports import free_port
 from tests.support.processes import READY
+from tests.support.program import is_alive
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
@@ -60,7 +61,11 @@ def test_what_a_killed_supervisor_left_is_removed_by_the_next(store: Server, ups
     gateway = configured(store.url, upstream, tmp_path / "workers", workers=2)
     home = tmp_path / "workers" / "data" / "metrics"
     with gateway.serving() as served:
+        workers = served.workers
         served.program.kill()
+    wait_until_sync(
+        lambda: not any(map(is_alive, workers)), what="its workers have ended, and with them the port is free"
+    )
     (left,) = home.iterdir()
     with gateway.serving():
         assert left not in home.iterdir()

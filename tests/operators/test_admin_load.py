@@ -16,12 +16,12 @@ from gateway.errors import GatewayError
 from gateway.store.keyspace import TeamKeys
 from tests.support.admins import admin_client, code_of, done, new_admin, new_team
 from tests.support.gateway import ADMIN_KEY, RunningGateway, running_gateway
-from tests.support.servers import Server
+from tests.support.servers import Server, valkey_server
 from tests.support.stores import hasty, opened
 from tests.support.waiting import let_run, wait_until_sync
 
 TEAMS = 150
-PENDING = 80
+PENDING = 100
 """Calls that may wait for the store: more than a page of a large read, fewer than it has in all."""
 
 
@@ -71,14 +71,18 @@ async def test_a_call_that_is_cancelled_when_its_turn_comes_gives_it_on() -> Non
 
 
 @pytest.fixture(scope="module")
-def narrow(store: Server, upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    """A gateway that does one thing at a time for an admin, and lets few calls wait for the store."""
+def narrow(upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """A gateway that does one thing at a time for an admin, and lets few calls wait for the store.
+
+    It looks for expired holds once in ten minutes. That is a call for each team, and they would wait, too.
+    """
     directory: Path = tmp_path_factory.mktemp("narrow")
     sections: dict[str, Any] = {
         "admin": {"max_parallel": 1, "max_waiting": 0},
         "store": {"max_pending": PENDING},
+        "ledger": {"hold_ttl_s": 1800.0},
     }
-    with running_gateway(store.url, upstream, directory, **sections) as running:
+    with valkey_server() as own, running_gateway(own.url, upstream, directory, **sections) as running:
         yield running
 
 

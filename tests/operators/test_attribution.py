@@ -41,6 +41,7 @@ def ask(gateway: RunningGateway, key: NewKey, tags: str | None = None, path: str
     with gateway.http(key) as client:
         answer = client.post(f"/v1/{path}", json=body, headers={"x-gateway-tags": tags} if tags is not None else {})
     assert answer.is_success, answer.text
+    gateway.wait_until_settled()
     request_id: str = answer.headers["x-request-id"]
     return request_id
 
@@ -228,6 +229,7 @@ def test_what_corrects_an_estimate_counts_where_that_was_counted(
         )
     with gateway.sdk(key) as client:  # who reads it says nothing
         wait_until_sync(lambda: client.responses.retrieve(made.id).usage is not None, what="its usage is seen")
+    gateway.wait_until_settled()
     for by, value in (("tag:project", "alpha"), ("user", "bob")):
         (group,) = done(root.get("/usage", params={"team": key.team.id, "by": by}))["groups"]
         assert (group["value"], group["requests"]) == (value, 1)

@@ -17,6 +17,19 @@ def test_a_change_is_written_down_with_its_state_before_and_after(gateway: Runni
     assert entry["at"] is not None
 
 
+def test_an_entry_names_what_was_created(gateway: RunningGateway) -> None:
+    with admin_client(gateway) as root:
+        team = new_team(root)
+        key = done(root.post(f"/teams/{team['id']}/keys", json={"name": "laptop"}))
+        done(root.post(f"/teams/{team['id']}/keys/{key['id']}/rotate", json={}))
+        subjects = [entry["subject"] for entry in done(root.get("/audit", params={"team": team["id"]}))["data"]]
+    assert subjects == [
+        f"team={team['id']} key={key['id']}",
+        f"team={team['id']} key=laptop",
+        f"team={team['name']}",
+    ]
+
+
 def test_who_did_it_is_named_by_id_and_name(gateway: RunningGateway) -> None:
     with admin_client(gateway) as root:
         team = new_team(root)

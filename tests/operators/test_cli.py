@@ -47,6 +47,7 @@ def key(shell: Shell, team: str) -> dict[str, Any]:
 def send(gateway: RunningGateway, text: str, model: str = "a/model") -> None:
     with gateway.sdk(text) as client:
         client.responses.create(model=model, input="x")
+    gateway.wait_until_settled()
 
 
 def test_a_rotation_shows_the_new_key_once_and_until_when_the_old_one_works(
@@ -120,6 +121,24 @@ def test_whose_a_leaked_key_is(
     monkeypatch.setattr(sys, "stdin", io.StringIO("nothing here"))
     assert shell("keys", "find").code == 2
     assert shell("keys", "find", "sk-gw-0123456789-0123456789").code == 1
+
+
+def test_a_part_of_a_leaked_key_is_enough_if_no_other_key_begins_so(
+    shell: Shell, team: str, key: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = key["key"]
+    to_team = text[: len("sk-gw-0123456789")]
+    for beginning in (text[: text.rindex("-") - 1], f"{to_team}-{key['id'][:7]}", f"{to_team}-", to_team):
+        found = shell.json("keys", "find", beginning)
+        assert (found["id"], found["team_name"], found["this_secret"]) == (key["id"], team, "not given in full")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    assert shell.json("keys", "find", "-")["this_secret"] == "works"
+    other = shell.json("keys", "create", team, "--name", "another")
+    both = shell("keys", "find", to_team)
+    assert both.code == 1
+    assert all(one in both.err for one in (key["id"], other["id"], "another", "give more of it"))
+    assert "no key's id begins with" in shell("keys", "find", f"{to_team}-000000").err
+    assert shell("keys", "find", "sk-gw-").code == 2
 
 
 def test_a_key_that_is_not_there_and_a_limit_that_is_none_are_said_so(shell: Shell, team: str) -> None:

@@ -86,7 +86,7 @@ def test_the_name_of_a_deleted_team_is_free_and_no_repeat_takes_it_back(admin: h
 def test_a_deleted_team_gets_no_keys_and_no_credits(admin: httpx.Client, team: dict[str, Any]) -> None:
     key = new_key(admin, team)
     done(admin.delete(f"/teams/{team['id']}"))
-    assert code_of(admin.post(f"/teams/{team['id']}/keys", json={"name": "k"})) == "team_not_found"
+    assert code_of(admin.post(f"/teams/{team['id']}/keys", json={"name": "k"})) == "not_allowed"
     grant = {"kind": "grant", "amount_usd": "1"}
     assert code_of(admin.post(f"/teams/{team['id']}/credits", json=grant)) == "not_allowed"
     taken = {"kind": "adjust", "amount_usd": "-1"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -13,22 +12,12 @@ import pytest
 from tests.support.admins import admin_client, done, new_admin, new_team
 from tests.support.dashboard_client import signed_in
 from tests.support.gateway import RunningGateway, StartGateway
+from tests.support.sent import Sent
 from tests.support.shell import Shell
 from tests.support.waiting import wait_until_sync
 from tests.support.websocket_client import Socket
 
 BODY = {"model": "a/model", "input": "x"}
-
-
-@pytest.fixture
-def root(gateway: RunningGateway) -> Iterator[httpx.Client]:
-    with admin_client(gateway) as client:
-        yield client
-
-
-@pytest.fixture
-def shell(gateway: RunningGateway, capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(gateway, capsys)
 
 
 def status(gateway: RunningGateway, key: str, path: str = "responses", **fields: Any) -> int:
@@ -125,7 +114,7 @@ def test_a_refusal_names_the_end_user_s_limit_and_is_reported_so(
     assert status(gateway, key, safety_identifier="eve") == 429, "two fields, one end user"
     error = refused.json()["error"]
     assert (refused.status_code, error["limit"], error["scope"]) == (429, "rpm", "end_user")
-    assert error["message"] == "This end user is at its limit of 1 requests per minute."
+    assert error["message"] == "This end user is at its limit of 1 request per minute."
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     assert 0 < int(refused.headers["retry-after"]) <= 60
 
@@ -183,6 +172,122 @@ def test_requests_that_name_no_end_user_can_be_refused(start: StartGateway) -> N
         assert (refused.status_code, error["code"], error["param"]) == (400, "missing_field", "safety_identifier")
         other = gateway.new_key()
         assert status(gateway, other.text) == 200, "a team without such limits need not say"
+
+
+def test_operators_see_what_remains_for_one_end_user(gateway: RunningGateway, root: httpx.Client, shell: Shell) -> None:
+    tokens, name = "end_user.budget_tokens_300d", "bob smith/=\u00fc"
+    team = new_team(root, limits={tokens: 9000, "end_user.budget_usd_week": "9.5", "end_user.concurrency@a/*": 3})
+    path = f"/teams/{team['id']}"
+    key = done(root.post(f"{path}/keys", json={"name": "k", "limits": {tokens: 5000, "rpm": 100}}))
+    done(root.post(f"{path}/keys", json={"name": "other"}))
+
+    def remaining(user: str) -> dict[str, Any]:
+        return done(root.get(f"{path}/end-user-limits", params={"end_user": user}))
+
+    for _ in range(2):
+        assert status(gateway, key["key"], user=name) == 200
+        gateway.wait_until_settled()
+    assert status(gateway, key["key"]) == 200
+    gateway.wait_until_settled()
+    found = remaining(name)
+    assert (found["object"], found["end_user"], found["is_counted"]) == ("end_user_limits", name, True)
+    assert list(found["limits"]) == ["end_user.budget_usd_week", tokens, "end_user.concurrency@a/*"]
+    week = found["limits"]["end_user.budget_usd_week"]
+    assert (week["limit_usd"], week["resets_at"] is not None) == ("9.5", True)
+    assert (found["running"], found["limits"]["end_user.concurrency@a/*"]["remaining"]) == (0, 3)
+    used = found["limits"][tokens]["used"]
+    assert 0 < used == 2 * remaining("")["limits"][tokens]["used"], "those who name nobody are one"
+    (of_key,) = found["keys"]
+    assert (of_key["key_id"], of_key["is_counted"], list(of_key["limits"])) == (key["id"], True, [tokens])
+    assert (of_key["limits"][tokens]["used"], of_key["limits"][tokens]["limit"]) == (used, 5000)
+    nobody = remaining("eve")
+    assert (nobody["is_counted"], nobody["limits"][tokens]["used"]) == (False, 0)
+    rows = [line.split() for line in shell("limits", "show", team["id"], "--end-user", name).out.splitlines()]
+    assert ["the", "team", tokens, "9000", str(9000 - used)] in [row[:5] for row in rows]
+    assert ["key", "k", tokens, "5000", str(5000 - used)] in [row[:5] for row in rows]
+    assert shell.json("limits", "show", team["id"], "--end-user", "")["limits"][tokens]["used"] == used // 2
+    with signed_in(gateway) as dashboard:
+        page = dashboard.get(f"{path}?end_user=bob%20smith/%3D%C3%BC").text
+        assert f"{used} of 9,000" in page
+        assert "Of the key k" in page
+        listed = dashboard.get(f"/attribution?by=user&team={team['id']}").text
+        assert f"{path}?end_user=bob%20smith/%3D%C3%BC#end-user" in listed
+    with admin_client(gateway, new_admin(root, "team", new_team(root)["id"])) as stranger:
+        assert stranger.get(f"{path}/end-user-limits").status_code == 403
+
+
+def test_a_team_without_limits_of_each_end_user_says_how_to_set_them(root: httpx.Client, shell: Shell) -> None:
+    team = new_team(root, limits={"rpm": 5})
+    assert done(root.get(f"/teams/{team['id']}/end-user-limits"))["limits"] == {}
+    assert f"limits set {team['id']} end_user.rpm=10" in shell("limits", "show", team["id"], "--end-user", "x").out
+
+
+def test_a_digest_from_a_report_names_its_end_user(start: StartGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_HASH_KEY", "k" * 32)
+    with (
+        start(attribution={"end_users": "hashed", "hash_key": "env:TEST_HASH_KEY"}) as gateway,
+        admin_client(gateway) as root,
+    ):
+        tokens = "end_user.budget_tokens_300d"
+        key = gateway.new_key(limits={tokens: 9000})
+        assert status(gateway, key.text, user="bob") == 200
+        gateway.wait_until_settled()
+        (group,) = done(root.get("/usage", params={"team": key.team.id, "by": "user"}))["groups"]
+        assert "bob" not in group["value"]
+        for name in ("bob", group["value"]):
+            found = done(root.get(f"/teams/{key.team.id}/end-user-limits", params={"end_user": name}))
+            assert found["limits"][tokens]["used"] > 0
+
+
+def test_a_refusal_says_for_whom_it_was(gateway: RunningGateway, root: httpx.Client, shell: Shell) -> None:
+    key = gateway.new_key(limits={"end_user.rpm": 1})
+    with gateway.http(key) as client:
+        client.post("/v1/responses", json={**BODY, "user": "bob"})
+        request_id = client.post("/v1/responses", json={**BODY, "user": "bob"}).headers["x-request-id"]
+    wait_until_sync(lambda: root.get(f"/requests/{request_id}").is_success, what="it is written")
+    assert done(root.get(f"/requests/{request_id}"))["end_user"] == "bob"
+    assert "bob" in shell("requests", "show", request_id).out
+
+
+WITHOUT_A_FIELD = {
+    "moderations": {"input": "x"},
+    "rerank": {"query": "x", "documents": ["y"]},
+    "audio/speech": {"input": "x", "voice": "alloy"},
+}
+
+
+@pytest.mark.parametrize(("path", "body"), WITHOUT_A_FIELD.items(), ids=list(WITHOUT_A_FIELD))
+def test_operations_without_a_field_name_the_end_user_in_the_header(
+    start: StartGateway, upstream: str, path: str, body: dict[str, Any]
+) -> None:
+    with start(limits={"unnamed_end_users": "refused"}) as gateway, admin_client(gateway) as root:
+        team = new_team(root, limits={"end_user.rpm": 1})
+        key = done(root.post(f"/teams/{team['id']}/keys", json={"name": "k"}))["key"]
+        call = {"model": "a/m", **body}
+        with gateway.http(key) as client:
+            refused = client.post(f"/v1/{path}", json=call)
+            made = client.post(f"/v1/{path}", json=call, headers={"x-gateway-end-user": "bob"})
+            again = client.post("/v1/responses", json={**BODY, "user": "bob"})
+        assert refused.status_code == 400
+        assert "x-gateway-end-user" in refused.json()["error"]["message"]
+        assert made.status_code == 200
+        assert again.status_code == 429, "one end user, wherever it is named"
+        seen = Sent(upstream).of(made.headers["x-request-id"])
+        assert "x-gateway-end-user" not in seen.headers
+
+
+def test_the_header_goes_before_the_body_and_is_reported(gateway: RunningGateway, root: httpx.Client) -> None:
+    key = gateway.new_key(limits={"end_user.rpm": 1})
+    with gateway.http(key) as client:
+        for user in ("ana", "eve"):
+            headers = {"x-gateway-end-user": user}
+            assert client.post("/v1/responses", json={**BODY, "user": "bob"}, headers=headers).status_code == 200
+    with Socket(gateway.url, key.text, headers={"x-gateway-end-user": "zoe"}) as socket:
+        socket.create(model="a/m", input="x")
+        assert socket.events()[-1]["type"] == "response.completed"
+    gateway.wait_until_settled()
+    groups = done(root.get("/usage", params={"team": key.team.id, "by": "user"}))["groups"]
+    assert {one["value"] for one in groups} == {"ana", "eve", "zoe"}
 
 
 def test_what_corrects_an_estimate_corrects_the_end_user_s_budget(gateway: RunningGateway, root: httpx.Client) -> None:

@@ -45,9 +45,10 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str, str]] = [
     ({"models": ["c/one"]}, "models", "no route"),
     ({"models": ["a/one", "slow"]}, "models", "'slow' has no route, and no alias"),
     ({"models": ["c/*"]}, "models", "no route fits"),
-    ({"limits": {"rpm": 0}}, "limits.rpm", "disabled"),
-    ({"limits": {"tpm": 0}}, "limits.tpm", "disabled"),
-    ({"limits": {"concurrency": 0}}, "limits.concurrency", "disabled"),
+    ({"limits": {"rpm": 0}}, "limits.rpm", "disable the team or the key"),
+    ({"limits": {"tpm": 0}}, "limits.tpm", "disable the team or the key"),
+    ({"limits": {"concurrency": 0}}, "limits.concurrency", "disable the team or the key"),
+    ({"limits": {"rpm@*": 0}}, "limits.rpm@*", "disable the team or the key"),
     ({"limits": {"tpm": 1}}, "limits.tpm", "smallest"),
     ({"limits": {"budget_tokens_day": 1}}, "limits.budget_tokens_day", "smallest"),
     ({"models": ["a/*"], "limits": {"budget_usd_day": "0.25"}}, "limits.budget_usd_day", "'a/*'"),
@@ -96,6 +97,56 @@ def test_what_can_work_is_set(admin: httpx.Client, fields: dict[str, Any]) -> No
     assert done(admin.patch(f"/teams/{team['id']}", json=fields))["version"] == team["version"] + 1
 
 
+IDLE_QUEUES: list[tuple[dict[str, Any], str, str]] = [
+    ({"queue_s": 30}, "queue_s", "without queue_length, which says how many"),
+    ({"queue_length": 9}, "queue_length", "without queue_s, which says for how long"),
+    ({"queue_s": 30, "queue_length": 0}, "queue_s", "because queue_length is 0"),
+    ({"queue_s": 0, "queue_length": 9}, "queue_length", "because queue_s is 0"),
+]
+
+
+@pytest.mark.parametrize(("limits", "name", "why"), IDLE_QUEUES, ids=str)
+def test_a_queue_in_which_nobody_could_wait_is_refused(
+    admin: httpx.Client, limits: dict[str, Any], name: str, why: str
+) -> None:
+    team = new_team(admin)
+    paths = [f"/teams/{team['id']}", f"/teams/{team['id']}/keys"]
+    key = done(admin.post(paths[1], json={"name": "k"}))
+    paths.append(f"{paths[1]}/{key['id']}")
+    until = {one: {"limit": value, "until": "2099-01-01"} for one, value in limits.items()}
+    answers = {
+        "limits": [
+            admin.post("/teams", json={"name": "never", "limits": limits}),
+            admin.post(paths[1], json={"name": "never", "limits": limits}),
+            *(admin.patch(paths[at], json={"limits": limits}) for at in (0, 2)),
+        ],
+        "overrides": [admin.patch(paths[at], json={"overrides": until}) for at in (0, 2)],
+    }
+    for field, some in answers.items():
+        for answer in some:
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"]) == (400, f"{field}.{name}"), error
+            assert why in error["message"]
+
+
+def test_a_key_shares_the_queue_of_its_team(admin: httpx.Client) -> None:
+    """What a key lacks of a queue, it has from its team; a length of 0 at either lets no request wait."""
+    team = f"/teams/{new_team(admin, limits={'queue_s': 30, 'queue_length': 9})['id']}"
+    keys = f"{team}/keys"
+    for limits in ({"queue_s": 5}, {"queue_length": 2}, {"queue_s": 0}, {"queue_length": 0}):
+        done(admin.post(keys, json={"name": "k", "limits": limits}))
+    done(admin.patch(team, json={"limits": {"queue_length": 0, "queue_s": None}}))
+    answer = admin.post(keys, json={"name": "k", "limits": {"queue_s": 5, "queue_length": 2}})
+    assert "because the team's queue_length is 0" in answer.json()["error"]["message"]
+
+
+def test_half_of_a_queue_cannot_be_removed(admin: httpx.Client) -> None:
+    team = f"/teams/{new_team(admin, limits={'queue_s': 30, 'queue_length': 9})['id']}"
+    answer = admin.patch(team, json={"limits": {"queue_length": None}})
+    assert answer.json()["error"]["param"] == "limits.queue_s"
+    assert "queue_s" not in done(admin.patch(team, json={"limits": {"queue_s": None, "queue_length": None}}))["limits"]
+
+
 def test_a_keys_budget_is_judged_by_the_models_that_its_team_may_use(admin: httpx.Client) -> None:
     team = new_team(admin, models=["b/one"])
     answer = admin.post(f"/teams/{team['id']}/keys", json={"name": "k", "limits": {"budget_usd_day": "0.9"}})
@@ -114,8 +165,9 @@ def test_an_alias_becomes_the_model_that_it_stands_for(strict: RunningGateway, a
 
 def test_what_is_set_already_may_be_sent_again(strict: RunningGateway, admin: httpx.Client) -> None:
     """Forms send every field; what was set before the check existed must not stand in the way of another change."""
-    key = strict.new_key(key_limits={"rpm": 0, "budget_usd_day": 1}, key_models=("gone/x",))
-    body = {"name": "renamed", "models": ["gone/x"], "limits": {"rpm": 0, "budget_usd_day": "0.000000001", "tpm": 900}}
+    key = strict.new_key(key_limits={"rpm": 0, "budget_usd_day": 1, "queue_s": 9}, key_models=("gone/x",))
+    limits = {"rpm": 0, "budget_usd_day": "0.000000001", "queue_s": 9, "queue_length": None, "tpm": 900}
+    body = {"name": "renamed", "models": ["gone/x"], "limits": limits}
     assert done(admin.patch(f"/teams/{key.team.id}/keys/{key.id}", json=body))["name"] == "renamed"
 
 
@@ -132,4 +184,5 @@ def test_the_command_line_says_why(
     shell, team = Shell(strict, capsys), new_team(admin)["name"]
     assert "no route" in shell("keys", "create", team, "--name", "k", "--models", "c/one").err
     assert "has passed" in shell("teams", "expire", team, PAST).err
-    assert "disabled" in shell("limits", "set", team, "rpm=0").err
+    assert "disable the team" in shell("limits", "set", team, "rpm=0").err
+    assert "set both" in shell("limits", "set", team, "queue_s=30").err

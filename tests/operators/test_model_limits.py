@@ -11,24 +11,17 @@ import pytest
 
 from tests.support.admins import admin_client, done, new_admin, new_team
 from tests.support.dashboard_client import signed_in
-from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.gateway import RunningGateway
 from tests.support.servers import Server
 from tests.support.shell import Shell
+from tests.support.two_models import two_models
 from tests.support.waiting import wait_until_sync
-
-ROUTES = [{"model": "a/*", "upstreams": ["simulator"]}, {"model": "b/one", "upstreams": ["simulator"]}]
-PRICES = {
-    "a/*": {"input": "1", "output": "500000", "max_output_tokens": 100},
-    "b/one": {"input": "1", "output": "10", "max_output_tokens": 100},
-}
 
 
 @pytest.fixture(scope="module")
 def models(store: Server, upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     directory: Path = tmp_path_factory.mktemp("models")
-    with running_gateway(
-        store.url, upstream, directory, routes=ROUTES, prices=PRICES, aliases={"fast": "b/one"}
-    ) as running:
+    with two_models(store, upstream, directory) as running:
         yield running
 
 
@@ -130,7 +123,7 @@ def test_a_refusal_says_for_which_models_and_is_reported_so(
         assert client.post("/v1/responses", json={**body, "model": "b/one"}).status_code == 200
     error = refused.json()["error"]
     assert (refused.status_code, error["limit"], error["scope"], error["model_pattern"]) == (429, "rpm", "team", "a/*")
-    assert "requests per minute for a/*" in error["message"]
+    assert "1 request per minute for a/*" in error["message"]
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     assert 0 < int(refused.headers["retry-after"]) <= 60
 

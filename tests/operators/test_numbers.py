@@ -21,6 +21,7 @@ def send(gateway: RunningGateway, key: str, model: str = "a/model", times: int =
     with gateway.sdk(key) as client:
         for _ in range(times):
             client.responses.create(model=model, input="hello")
+    gateway.wait_until_settled()
 
 
 def recent(root: httpx.Client, team: dict[str, Any], **query: Any) -> list[dict[str, Any]]:

@@ -13,25 +13,19 @@ import pytest
 from gateway.api.admin.override_models import MAX_OVERRIDES
 from tests.support.admins import admin_client, code_of, done, new_admin, new_team
 from tests.support.dashboard_client import signed_in
-from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.gateway import RunningGateway
 from tests.support.servers import Server
 from tests.support.shell import Shell
+from tests.support.two_models import two_models
 from tests.support.waiting import wait_until_sync
 
-ROUTES = [{"model": "a/*", "upstreams": ["simulator"]}, {"model": "b/one", "upstreams": ["simulator"]}]
-PRICES = {
-    "a/*": {"input": "1", "output": "500000", "max_output_tokens": 100},
-    "b/one": {"input": "1", "output": "10", "max_output_tokens": 100},
-}
 UNTIL = "2099-12-24T00:00:00.000Z"
 
 
 @pytest.fixture(scope="module")
 def running(store: Server, upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     directory: Path = tmp_path_factory.mktemp("overrides")
-    with running_gateway(
-        store.url, upstream, directory, routes=ROUTES, prices=PRICES, aliases={"fast": "b/one"}
-    ) as running:
+    with two_models(store, upstream, directory) as running:
         yield running
 
 

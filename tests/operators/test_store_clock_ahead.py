@@ -42,3 +42,22 @@ def test_no_default_report_hides_its_requests(ahead: RunningGateway) -> None:
     with signed_in(ahead) as dashboard:
         for days in ("1", "7", "30"):
             assert "<dt>Requests charged</dt><dd>1</dd>" in dashboard.get(f"?days={days}").text
+
+
+def test_admins_change_names_and_make_keys_right_after_the_clock_has_jumped_ahead(
+    upstream: str, tmp_path: Path
+) -> None:
+    with (
+        clock_of(tmp_path) as clock,
+        valkey_server(binary=clock.program) as store,
+        running_gateway(store.url, upstream, tmp_path) as gateway,
+        admin_client(gateway) as root,
+    ):
+        team = done(root.post("/teams", json={"name": "before"}))
+        clock.ahead_s = AHEAD_S
+        renamed = done(root.patch(f"/teams/{team['id']}", json={"name": "after"}))
+        assert renamed["name"] == done(root.get("/teams/after"))["name"]
+        clock.ahead_s = 2 * AHEAD_S
+        assert done(root.post("/teams", json={"name": "another", "credits_usd": "1"}))["balance"]["granted_usd"] == "1"
+        clock.ahead_s = 3 * AHEAD_S
+        assert done(root.post("/admin-keys", json={"name": "ada", "scope": "read"}))["key"]

@@ -2,7 +2,6 @@
 
 import csv
 import io
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -10,22 +9,11 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from tests.support.admins import admin_client, done, new_team
+from tests.support.admins import done, new_team
 from tests.support.dashboard_client import signed_in
 from tests.support.gateway import RunningGateway
 from tests.support.shell import Shell
 from tests.support.waiting import wait_until_sync
-
-
-@pytest.fixture(scope="module")
-def root(gateway: RunningGateway) -> Iterator[httpx.Client]:
-    with admin_client(gateway) as client:
-        yield client
-
-
-@pytest.fixture
-def shell(gateway: RunningGateway, capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(gateway, capsys)
 
 
 def other_date() -> str:
@@ -200,6 +188,10 @@ def test_budgets_of_any_period_are_set_shown_and_removed(
     assert shell("limits", "set", team["id"], "budget_usd_week=none", "budget_usd_7d=none").code == 0
     assert done(root.get(f"/teams/{team['id']}"))["limits"] == {}
     assert "is it budget_usd_week" in shell("limits", "set", team["id"], "budget_usd_weak=1").err
+    wrong = shell("teams", "periods", team["id"], "--timezone", "europe/berlin")
+    assert wrong.err.endswith("--timezone: 'europe/berlin' is not a time zone; is it Europe/Berlin?\n")
+    answer = root.patch(f"/teams/{team['id']}", json={"limits": {"budget_usd_7days": "1"}})
+    assert answer.json()["error"]["message"].endswith("; is it budget_usd_7d?")
 
 
 def test_a_refusal_names_the_budget_and_when_it_resets(gateway: RunningGateway, root: httpx.Client) -> None:

@@ -1,14 +1,19 @@
 """Upstreams: what every worker sees of them, and taking one out on all of them."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
 from tests.support.admins import admin_client, code_of, done, new_team
+from tests.support.answering_provider import Answer, AnsweringProvider
+from tests.support.dashboard_client import signed_in
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.servers import Server
+from tests.support.shell import Shell
 from tests.support.waiting import wait_until_sync
 
 
@@ -58,6 +63,53 @@ def test_a_worker_tells_of_breaker_keys_and_connections(gateway: RunningGateway)
         worker = found["workers"][0]
         assert (found["name"], worker["breaker"]) == ("simulator", "closed")
         assert worker["keys"] == [{"number": 0, "rests_s": 0.0}]
+
+
+def test_all_say_why_an_upstream_is_not_asked_and_until_when(
+    own_store: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A provider limits one model of the only key, and then refuses the key."""
+    limited = Answer({"error": {"message": "slow down"}}, status=429, headers={"retry-after": "60"})
+    answers = {"next": limited}
+    with (
+        AnsweringProvider.serving(lambda _: answers["next"]) as provider,
+        running_gateway(own_store.url, provider.url, tmp_path) as gateway,
+        admin_client(gateway) as root,
+        signed_in(gateway) as dashboard,
+    ):
+        shell, key = Shell(gateway, capsys), gateway.new_key()
+
+        def ask(model: str, status: int) -> None:
+            with gateway.http(key.text) as client:
+                assert client.post("/v1/responses", json={"model": model, "input": "x"}).status_code == status
+
+        def wait_for(state: str, models: list[str]) -> dict[str, Any]:
+            def is_said() -> bool:
+                (one,) = done(root.get("/upstreams"))["data"]
+                found.update(one)
+                return (one["state"], [down["model"] for down in one["models_affected"]]) == (state, models)
+
+            found: dict[str, Any] = {}
+            wait_until_sync(is_said, what=f"{state}, {models}")
+            return found
+
+        assert wait_for("healthy", [])["until"] is None
+        ask("a/one", 429)
+        assert wait_for("healthy", ["a/one"])["models_affected"][0]["state"] == "keys_rest"
+        assert "a/one: keys rest until" in shell("upstreams", "list").out
+        assert "<code>a/one</code>" in dashboard.get("/upstreams").text
+
+        answers["next"] = Answer({"error": {"message": "no such key"}}, status=401)
+        ask("a/two", 502)
+        resting = wait_for("keys_rest", ["a/one"])
+        assert (resting["healthy"], resting["until"] > datetime.now(UTC).isoformat()) == (False, True)
+        assert httpx.get(f"{gateway.url}/readyz").status_code == 200, "a resting key is used if no other is left"
+        told = shell("upstreams", "list").out
+        assert f"keys rest  {resting['until'][:16]}" in told
+        assert "asked only where no other is left" in told
+        page = dashboard.get("/upstreams").text
+        assert "keys rest</span>" in page
+        assert "asked only where no other upstream is left" in page
 
 
 @pytest.mark.parametrize("verb", ["disable", "enable"])

@@ -5,7 +5,7 @@ store has run it. Then either nothing has happened or everything, a repeat compl
 import contextlib
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until_sync
 LEASE_S = 0.5
 HASTY = {"breaker_open_s": 0.05}
 UNAVAILABLE = 503
-MOST_COMMANDS = 40
+MAX_COMMANDS = 40
 LATER = "2099-12-24T00:00:00Z"
 
 
@@ -35,6 +35,8 @@ class Bench:
     proxy: CuttingProxy
     gateway: RunningGateway
     admin: httpx.Client
+    mark: str = ""
+    names: dict[str, str] = field(default_factory=dict)
 
     def name(self) -> str:
         return f"team {uuid.uuid4().hex[:12]}"
@@ -47,33 +49,52 @@ class Bench:
             answers.append(call())
             return answers[-1].status_code != UNAVAILABLE
 
-        wait_until_sync(served)
+        wait_until_sync(served, every_s=0.02)
         return answers[-1]
 
     def get(self, path: str) -> dict[str, Any]:
         return done(self.send(lambda: self.admin.get(path)))
 
-    def all_teams(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        after = ""
-        while True:
-            page = self.get(f"/teams?limit=100{after}")
-            found += page["data"]
-            if page["next"] is None:
-                return found
-            after = f"&after={page['next']}"
+    def begin(self) -> None:
+        """From here on, `new_teams` are those that come now: the rest was looked at when it was made."""
+        self.mark = str(new_team(self.admin)["id"])
+        self.names = self._names()
+
+    def new_teams(self) -> list[dict[str, Any]]:
+        assert self.get("/teams?limit=1"), "whoever reads the list from its beginning repairs it"
+        return self._pages("/teams")
 
     def no_change_is_on_its_way(self) -> None:
         """Whoever reads the list repairs what has died, once its time is over."""
-        wait_until_sync(lambda: bool(self.get("/teams?limit=1")) and not self.server.run("HLEN", NAME_CHANGES))
+
+        def none() -> bool:
+            if self.server.run("HLEN", NAME_CHANGES):
+                self.get("/teams?limit=1")
+            return not self.server.run("HLEN", NAME_CHANGES)
+
+        wait_until_sync(none, every_s=0.05)
 
     def nothing_is_left_over(self) -> None:
         """Every name has the team that is called so, and every team is listed once."""
-        teams = self.all_teams()
-        names = {name.decode(): owner.decode() for name, owner in self._hash(TEAM_NAMES).items()}
-        assert names == {team["name"]: team["id"] for team in teams}
+        teams = self.new_teams()
+        assert self._names() == {**self.names, **{team["name"]: team["id"] for team in teams}}
         assert len({team["id"] for team in teams}) == len(teams)
-        assert self.get("/ledger/verify")["ok"]
+        assert self.get("/ledger/verify?limit=1")["ok"], "no team is gone"
+        assert all(one["ok"] for one in self._pages("/ledger/verify"))
+
+    def _pages(self, path: str) -> list[dict[str, Any]]:
+        """Everything of a list that is younger than the mark."""
+        found: list[dict[str, Any]] = []
+        after = self.mark
+        while True:
+            page = self.get(f"{path}?limit=100&after={after}")
+            found += page["data"]
+            if page["next"] is None:
+                return found
+            after = page["next"]
+
+    def _names(self) -> dict[str, str]:
+        return {name.decode(): owner.decode() for name, owner in self._hash(TEAM_NAMES).items()}
 
     def _hash(self, name: str) -> dict[bytes, bytes]:
         flat = self.server.run("HGETALL", name)
@@ -112,7 +133,7 @@ def creates_a_team(bench: Bench) -> tuple[Call, Check]:
         team = done(answer)
         assert (team["name"], team["limits"]["rpm"]["limit"]) == (body["name"], 7)
         assert team["balance"]["granted_usd"] == "2"
-        assert [found["id"] for found in bench.all_teams() if found["name"] == body["name"]] == [team["id"]]
+        assert [found["id"] for found in bench.new_teams() if found["name"] == body["name"]] == [team["id"]]
 
     return lambda: bench.admin.post("/teams", json=body, headers=headers), check
 
@@ -228,6 +249,40 @@ def moves_credits(bench: Bench) -> tuple[Call, Check]:
     return lambda: bench.admin.post(f"/teams/{team['id']}/credits", json=body, headers=headers), check
 
 
+def grants_credits_that_expire(bench: Bench) -> tuple[Call, Check]:
+    team, headers = new_team(bench.admin), _once()
+    body = {"kind": "grant", "amount_usd": "5", "expires_at": LATER}
+    done(bench.admin.post(f"/teams/{team['id']}/credits", json=body))
+
+    return (
+        lambda: bench.admin.post(f"/teams/{team['id']}/credits", json=body, headers=headers),
+        _leaves(bench, team["id"], granted_usd="20", expiring_usd="10"),
+    )
+
+
+def corrects_credits_that_expire(bench: Bench) -> tuple[Call, Check]:
+    team, headers = new_team(bench.admin), _once()
+    granted = {"kind": "grant", "amount_usd": "5", "expires_at": LATER}
+    done(bench.admin.post(f"/teams/{team['id']}/credits", json=granted))
+
+    body = {"kind": "adjust", "amount_usd": "-4", "expires_at": LATER}
+    return (
+        lambda: bench.admin.post(f"/teams/{team['id']}/credits", json=body, headers=headers),
+        _leaves(bench, team["id"], granted_usd="11", expiring_usd="1"),
+    )
+
+
+def _leaves(bench: Bench, team_id: str, *, granted_usd: str, expiring_usd: str) -> Check:
+    """Checks what was granted, and what is left of the credits that expire."""
+
+    def check(answer: httpx.Response) -> None:
+        assert done(answer)["granted_usd"] == granted_usd
+        [lot] = bench.get(f"/teams/{team_id}/credits")["expiring"]
+        assert lot["available_usd"] == expiring_usd
+
+    return check
+
+
 def deletes_a_team(bench: Bench) -> tuple[Call, Check]:
     team = new_team(bench.admin)
     key = done(bench.admin.post(f"/teams/{team['id']}/keys", json={"name": "k"}))
@@ -236,7 +291,7 @@ def deletes_a_team(bench: Bench) -> tuple[Call, Check]:
         assert done(answer)["status"] == "archived"
         with bench.gateway.http(key["key"]) as client:
             assert code_of(client.get("/v1/key")) == "invalid_api_key"
-        assert team["id"] not in [one["id"] for one in bench.all_teams()]
+        assert team["id"] not in [one["id"] for one in bench.new_teams()]
         again = done(bench.send(lambda: bench.admin.post("/teams", json={"name": team["name"]})))
         assert again["id"] != team["id"], "the name is free"
 
@@ -313,6 +368,8 @@ CHANGES: tuple[Change, ...] = (
     changes_a_key,
     rotates_a_key,
     moves_credits,
+    grants_credits_that_expire,
+    corrects_credits_that_expire,
     deletes_a_team,
     deletes_a_key,
     creates_an_admin_key,
@@ -327,8 +384,9 @@ CHANGES: tuple[Change, ...] = (
 def test_a_change_that_is_cut_anywhere_is_whole_and_leaves_nothing_over(
     bench: Bench, change: Change, ran: bool
 ) -> None:
+    bench.begin()
     cuts = 0
-    for at in range(1, MOST_COMMANDS):
+    for at in range(1, MAX_COMMANDS):
         call, check = change(bench)
         bench.proxy.arm(at, ran=ran)
         with contextlib.suppress(httpx.HTTPError):
@@ -339,4 +397,4 @@ def test_a_change_that_is_cut_anywhere_is_whole_and_leaves_nothing_over(
         check(bench.send(call))
         bench.no_change_is_on_its_way()
     bench.nothing_is_left_over()
-    assert 0 < cuts < MOST_COMMANDS - 1, "the call's commands were counted"
+    assert 0 < cuts < MAX_COMMANDS - 1, "the call's commands were counted"

@@ -1,22 +1,29 @@
 """Why a key is not valid, or no upstream is available: operators read the cause, and the client reads none."""
 
+import contextlib
 import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from gateway.accounts.accounts import Changes
+from gateway.errors import GatewayError
 from gateway.identity.api_keys import INVALID_KEYS, checksum
+from gateway.store.errors import StoreError
 from gateway.store.keyspace import TeamKeys
 from tests.support.admins import admin_client, done
+from tests.support.dashboard_client import signed_in
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
 from tests.support.ports import free_port
-from tests.support.servers import Server
+from tests.support.servers import Server, valkey_server
+from tests.support.shell import Shell
 from tests.support.waiting import wait_until_sync
 
+HASTY = {"timeout_s": 0.5}
 PAST_MS = 1_577_836_800_000  # 2020
 BODY = {"model": "sim/echo", "input": "hello"}
 LARGE = {"model": "sim/echo", "input": "x" * 300_000}
@@ -186,10 +193,70 @@ def test_operators_read_of_each_upstream_why_none_was_available(store: Server, t
             assert "breaker" not in answer.text
             detail = watched.line(answer.headers["x-request-id"])["detail"]
     of_each = dict(part.split(": ", 1) for part in detail.split("; "))
-    assert of_each["simulator"].startswith("the breaker of sim/error-500 is open, the next try is in ")
+    assert of_each["simulator"].startswith("the breaker of sim/error-500 is open since 20")
+    assert ", the next try is in " in of_each["simulator"]
     assert of_each["simulator"].endswith("(last fault: status 500)")
-    assert of_each["out"] == "taken out by an operator"
-    assert "connect" in of_each["away"] or "its breaker is open" in of_each["away"]
+    assert of_each["out"].startswith("taken out by root at 20")
+    assert "connect" in of_each["away"], "also where its breaker is open: that names the last fault"
+
+
+@pytest.mark.parametrize("how", ["paused", "stopped"])
+def test_a_refusal_while_the_store_is_away_is_found_once_it_is_back(tmp_path: Path, how: str) -> None:
+    with (
+        valkey_server(appendonly="yes") as own_store,
+        simulator() as upstream,
+        running_gateway(own_store.url, upstream, tmp_path, store=HASTY) as gateway,
+    ):
+        key = gateway.new_key()
+        with admin_client(gateway) as admin, gateway.http(key) as client:
+            client.post("/v1/responses", json=BODY)
+            away, back = {
+                "paused": (own_store.pause, own_store.resume),
+                "stopped": (own_store.stop, own_store.start),  # what is sent meanwhile never arrives
+            }[how]
+            away()
+            try:
+                answer = client.post("/v1/responses", json=BODY)
+                with contextlib.suppress(GatewayError, StoreError):
+                    gateway.run(gateway.services.reporter.flush())
+            finally:
+                back()
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
+            request_id = answer.headers["x-request-id"]
+            wait_until_sync(lambda: admin.get(f"/requests/{request_id}").is_success, what="it is written later")
+            found = done(admin.get(f"/requests/{request_id}"))
+            assert (found["state"], found["code"]) == ("refused", "store_unavailable")
+            listed = [one["id"] for one in done(admin.get("/requests?outcome=refused"))["data"]]
+            assert listed == [request_id], "once, whether or not it had been written while nobody was told so"
+
+
+def test_lists_say_why(watched: Watched, capsys: pytest.CaptureFixture[str]) -> None:
+    key = watched.gateway.new_key()
+    expire_key(watched.gateway, key)
+    with watched.gateway.http(key) as client:
+        request_id = client.post("/v1/responses", json=BODY).headers["x-request-id"]
+    with admin_client(watched.gateway) as admin:
+        wait_until_sync(lambda: admin.get(f"/requests/{request_id}").is_success, what="it is written")
+    shell = Shell(watched.gateway, capsys)
+    assert "key expired 2020-01-01" in shell("requests", "list", "--team", key.team.id).out
+    with signed_in(watched.gateway) as dashboard:
+        for path in (f"/requests?team={key.team.id}", f"/teams/{key.team.id}"):
+            assert "key expired 2020-01-01" in dashboard.get(path).text
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [({}, "no_key"), ({"authorization": "Basic abc"}, "no_scheme")],
+)
+def test_a_request_without_a_usable_key_is_counted_by_what_it_lacks(
+    watched: Watched, headers: dict[str, str], reason: str
+) -> None:
+    before = counted(watched.gateway, reason)
+    with watched.gateway.http() as client:
+        answer = client.post("/v1/responses", json=BODY, headers=headers)
+    assert answer.status_code == 401
+    assert watched.line(answer.headers["x-request-id"])["detail"] == INVALID_KEYS[reason]
+    wait_until_sync(lambda: counted(watched.gateway, reason) == before + 1, what="the reason is counted")
 
 
 def counted(gateway: RunningGateway, reason: str) -> int:

@@ -97,6 +97,7 @@ def test_a_repeat_is_told_in_a_dry_run_too(gateway: RunningGateway) -> None:
     key = gateway.new_key()
     once = {"idempotency-key": "one"}
     assert ask(gateway, key, once).status_code == 200
+    gateway.wait_until_settled()
     assert ask(gateway, key, {**DRY, **once}).json()["error"]["code"] == "already_answered"
 
 

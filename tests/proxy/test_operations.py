@@ -100,7 +100,7 @@ def test_what_no_upstream_of_the_route_offers_is_a_404_that_names_the_operation(
             assert f"POST {path} ({name})" in answer.json()["error"]["message"]
         counted = answered(gateway, key, "/v1/messages/count_tokens", **headers)
         assert (counted.status_code, counted.json()["error"]["type"]) == (404, "not_found_error")
-        assert gateway.balance(key).held == 0
+        assert gateway.settled_balance(key).held == 0
 
 
 def test_a_response_is_asked_of_its_maker_only_for_what_that_offers(start: StartGateway) -> None:
@@ -141,7 +141,7 @@ def test_keys_and_teams_use_the_operations_that_they_may(
         error = answer.json()["error"]
         assert (error["limit"], error["scope"]) == ("operations", "team" if of_the_team else "key")
         assert path.removeprefix("/v1/").replace("/", ".") in error["message"]
-    assert gateway.balance(key).held == 0
+    assert gateway.settled_balance(key).held == 0
 
 
 def test_both_lists_must_permit_it(gateway: RunningGateway) -> None:

@@ -56,11 +56,13 @@ class Workers:
 
         return self._pool.submit(send)
 
-    def served(self, key: NewKey) -> list[str]:
-        """Its requests in the order in which they were settled, once none runs."""
+    def served(self, key: NewKey, answers: list[Future[httpx.Response]]) -> list[int]:
+        """The places of these answers in the order in which they were settled, once no request runs."""
         wait_until_sync(lambda: not self.held_usd(key), what="all are settled")
+        ids = [answer.result().headers["x-request-id"] for answer in answers]
+        entries = journal_entries(self.store, key.team.id)
         return [
-            entry["id"] for entry in journal_entries(self.store, key.team.id) if entry["type"] in ("settle", "void")
+            ids.index(entry["id"]) for entry in entries if entry["type"] in ("settle", "void") and entry["id"] in ids
         ]
 
     def waiting(self, key: NewKey) -> int:
@@ -68,6 +70,10 @@ class Workers:
 
     def wait_for(self, key: NewKey, count: int) -> None:
         wait_until_sync(lambda: self.waiting(key) == count, what=f"{count} wait")
+
+    def wait_until_settled(self) -> None:
+        for gateway in self.gateways:
+            gateway.wait_until_settled()
 
     def held_usd(self, key: NewKey) -> int:
         return self.gateways[0].balance(key).held
@@ -95,6 +101,7 @@ def test_a_request_waits_for_a_slot_and_is_told_how_long(workers: Workers, scope
         assert not answer.done()
     assert answer.result().status_code == 200
     assert int(answer.result().headers[QUEUED]) > 0
+    workers.wait_until_settled()
     workers.wait_for(key, 0)
     assert QUEUED not in workers.sent(key).result().headers, "who does not wait is not told so"
 
@@ -120,7 +127,7 @@ def test_who_came_first_is_served_first_over_all_workers(workers: Workers) -> No
             answers.append(workers.sent(key, number % 2))
             workers.wait_for(key, number + 1)
     assert [answer.result().status_code for answer in answers] == [200] * 8
-    assert workers.served(key)[-8:] == [answer.result().headers["x-request-id"] for answer in answers]
+    assert workers.served(key, answers) == list(range(8))
 
 
 def test_nobody_who_comes_later_goes_first(workers: Workers) -> None:
@@ -129,7 +136,10 @@ def test_nobody_who_comes_later_goes_first(workers: Workers) -> None:
     names, soon_ms = TeamKeys(key.team.id), time.time_ns() // 1_000_000 + 2000
     workers.store.run("HSET", names.queue, "the first", f"1 {soon_ms} {key.id} team")
     workers.store.run("HSET", names.state, "queued", str(soon_ms))
-    answers = [workers.sent(key, number).result() for number in range(2)]
+    answers = []
+    for number in range(2):
+        answers.append(workers.sent(key, number).result())
+        workers.wait_until_settled()
     assert [answer.status_code for answer in answers] == [200, 200]
     assert QUEUED in answers[0].headers, "it waited until the other's place had lapsed"
     assert QUEUED not in answers[1].headers
@@ -208,7 +218,7 @@ def test_who_waits_for_a_model_stops_no_other_model_and_is_served_in_order(worke
         assert not any(answer.done() for answer in answers)
     assert [answer.result().status_code for answer in answers] == [200] * 4
     assert all(int(answer.result().headers[QUEUED]) > 0 for answer in answers)
-    assert workers.served(key)[-4:] == [answer.result().headers["x-request-id"] for answer in answers]
+    assert workers.served(key, answers) == list(range(4))
     workers.wait_for(key, 0)
 
 

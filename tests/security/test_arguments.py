@@ -70,7 +70,7 @@ def test_no_secret_is_an_argument_of_any_process(tmp_path: Path, kind: str, work
     with store(kind) as (url, password):
         text = CONFIG.format(port=port, workers=workers, url=url, password=password)
         (tmp_path / "gateway.toml").write_text(text, encoding="utf-8")
-        with started("serve", "--config", "gateway.toml", cwd=tmp_path, env=SECRETS) as program:
+        with started("serve", "--config", "gateway.toml", cwd=tmp_path, env=SECRETS, is_fork=False) as program:
             program.wait_for(READY, count=workers)
             env = SECRETS | {"GATEWAY_URL": f"http://127.0.0.1:{port}"}
             assert run("teams", "create", "search", "--credits", "1", cwd=tmp_path, env=env).code == 0

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
 from gateway.proxy.body_budget import BodyBudget
+from gateway.proxy.relay import Relay
 from tests.support.gateway import NewKey, RunningGateway, StartGateway
 from tests.support.sockets import connected, head_of
 from tests.support.waiting import wait_until_sync
 
 BOUND = 1024 * 1024
 SERVER = {"port": 0, "max_bodies_bytes": BOUND, "max_body_bytes": BOUND}
+UPSTREAM = {"drain_timeout_s": 0.1}  # how long the answer that does not come is waited for after its client has left
 
 
 def body_of(size_bytes: int, model: str = "sim/plain") -> bytes:
@@ -29,6 +31,14 @@ def body_of(size_bytes: int, model: str = "sim/plain") -> bytes:
 
 def held_bytes(gateway: RunningGateway) -> int:
     return gateway.services.handler.snapshot.body_memory.held_bytes
+
+
+def relays(gateway: RunningGateway) -> list[Relay]:
+    return list(gateway.services.handler.running.values())
+
+
+def is_held(relay: Relay) -> bool:
+    return bool(relay.exchange.admitted.request.body)
 
 
 def ask(gateway: RunningGateway, key: NewKey, body: bytes, **headers: str) -> httpx.Response:
@@ -51,7 +61,7 @@ def held_body(gateway: RunningGateway, key: NewKey, size_bytes: int) -> Iterator
 
 
 def test_a_large_body_beyond_what_is_held_is_refused_and_small_ones_are_served(start: StartGateway) -> None:
-    with start(server=SERVER) as gateway:
+    with start(server=SERVER, upstream=UPSTREAM) as gateway:
         key = gateway.new_key()
         with held_body(gateway, key, 700_000):
             refused = ask(gateway, key, body_of(400_000))
@@ -91,6 +101,16 @@ def test_whatever_becomes_of_a_request_nothing_stays_held(start: StartGateway, k
                 gateway.revoke(key)
                 assert ask(gateway, key, body_of(500_000)).status_code == 401
         wait_until_sync(lambda: held_bytes(gateway) == 0, what="nothing is held")
+
+
+def test_an_open_stream_holds_nothing_of_its_body(start: StartGateway) -> None:
+    with start(server=SERVER) as gateway, connected(gateway) as (client,):
+        key, body = gateway.new_key(), body_of(900_000, "sim/stall-3")
+        client.sendall(head_of("POST", "/v1/responses", key.text, f"content-length: {len(body)}") + body)
+        wait_until_sync(lambda: [is_held(relay) for relay in relays(gateway)] == [False], what="the body is freed")
+        assert held_bytes(gateway) == 0
+        assert ask(gateway, key, body_of(900_000)).status_code == 200, "the memory is free for others"
+        assert len(relays(gateway)) == 1, "the stream is still open"
 
 
 @given(st.lists(st.integers(0, 200)), st.randoms())

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.security.test_body_memory import BOUND, SERVER, ask, body_of, held_body, held_bytes
+from tests.security.test_body_memory import BOUND, SERVER, UPSTREAM, ask, body_of, held_body, held_bytes
 from tests.security.test_loop_stays_free import answered_meanwhile
 from tests.support.answering_provider import Answer, AnsweringProvider, response
 from tests.support.gateway import NewKey, RunningGateway, StartGateway
@@ -17,7 +17,7 @@ from tests.support.sockets import connected, head_of
 from tests.support.waiting import wait_until_sync
 
 KEEPS = {"state": "gateway"}
-MOST = 1000
+MAX_ITEMS = 1000
 PATHS = ("", "/{id}", "/{id}/items")
 
 
@@ -28,7 +28,7 @@ def conversation(http: httpx.Client) -> str:
 
 @pytest.fixture
 def gateway(start: StartGateway) -> Iterator[RunningGateway]:
-    with start(server=SERVER, route=KEEPS) as gateway:
+    with start(server=SERVER, upstream=UPSTREAM, route=KEEPS) as gateway:
         yield gateway
 
 
@@ -69,7 +69,8 @@ def test_a_large_body_beyond_what_is_held_is_refused(
     with held_body(gateway, key, 700_000):
         large = http.post(where, json={"metadata": {}, "items": [{"role": "user", "content": "x" * 400_000}]})
         assert refusal(large)[:2] == (503, "too_many_bodies")
-        assert http.post(where, json={"items": [{"role": "user", "content": "x"}]}).status_code == 200
+        small = {"metadata": {}, "items": [{"role": "user", "content": "x"}]}
+        assert http.post(where, json=small).status_code == 200
         many = (b" " * 10 for _ in range(3))  # of unknown length: as much as the largest
         assert http.post(where, content=many).status_code == 503
     wait_until_sync(lambda: held_bytes(gateway) == 0, what="nothing is held")
@@ -113,13 +114,13 @@ def test_others_are_served_while_a_large_body_of_a_conversation_is_looked_at(sta
     assert count > 20, "of hundreds; on the loop it would be up to four"
 
 
-@pytest.mark.parametrize("number", [MOST, MOST + 1])
+@pytest.mark.parametrize("number", [MAX_ITEMS, MAX_ITEMS + 1])
 def test_the_items_of_one_step_are_bounded(http: httpx.Client, number: int) -> None:
     items = [{"role": "user", "content": "x"}] * number
     where = conversation(http)
     for path in ("/v1/conversations", f"/v1/conversations/{where}/items"):
         answer = http.post(path, json={"items": items})
-        if number <= MOST:
+        if number <= MAX_ITEMS:
             assert answer.status_code == 200
         else:
             assert refusal(answer) == (400, "invalid_item", "items")
@@ -134,7 +135,7 @@ def test_a_turn_that_adds_too_many_items_is_refused_before_it_costs_anything(
         start(upstream={"base_url": provider.url}, route=KEEPS) as gateway,
         gateway.http(key := gateway.new_key()) as http,
     ):
-        items = [{"role": "user", "content": "x"}] * (MOST + 1)
+        items = [{"role": "user", "content": "x"}] * (MAX_ITEMS + 1)
         turn = {"model": "m", "input": items, "conversation": conversation(http), **fields}
         assert refusal(http.post("/v1/responses", json=turn)) == (400, "invalid_item", "input")
         assert provider.requests == []

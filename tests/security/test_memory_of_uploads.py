@@ -101,7 +101,7 @@ async def test_parallel_uploads_take_a_bounded_memory(
     store: Server, provider: Provider, tmp_path: Path, size_bytes: int
 ) -> None:
     key = await asyncio.to_thread(new_key, store, tmp_path / "first")
-    started = gateway_process(store.url, provider.url, tmp_path, server__body_timeout_s="600")
+    started = gateway_process(store.url, provider.url, tmp_path, is_fork=False, server__body_timeout_s="600")
     gateway = await asyncio.to_thread(started.__enter__)
     try:
         pid = gateway.program.process.pid

@@ -93,7 +93,11 @@ def attacked(store: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with (
         simulator() as upstream,
         gateway_process(
-            store.url, upstream, tmp_path_factory.mktemp("attacked"), admin__key="env:TEST_ADMIN_KEY"
+            store.url,
+            upstream,
+            tmp_path_factory.mktemp("attacked"),
+            is_fork=False,  # the memory that it begins with is its own
+            admin__key="env:TEST_ADMIN_KEY",
         ) as gateway,
     ):
         yield gateway

@@ -10,7 +10,7 @@ NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 def rows() -> list[str]:
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-    table = text[text.index("| who | could | what stops it | shown by |") :].partition("\n\n")[0]
+    table = text[text.index("| who | might try to | what prevents it | test |") :].partition("\n\n")[0]
     return table.splitlines()[2:]
 
 

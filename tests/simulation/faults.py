@@ -15,7 +15,7 @@ from tests.simulation.network import Link
 from tests.simulation.nodes import Errors, Words
 from tests.simulation.scene import Scene
 
-REQUESTS: Final = frozenset({"admit_v7", "settle_v8"})
+REQUESTS: Final = frozenset({"admit_v8", "settle_v8"})
 RECOVERS_S: Final = 0.6
 """Within this time after a fault, gateways have restored what can be restored."""
 REPLIES: Final = (
@@ -47,7 +47,7 @@ def cut_at_a_command(scene: Scene, lasts_s: float) -> None:
     """The connection of one of the next commands is lost before or after it is executed."""
     left = scene.world.random.randrange(1, 12)
     fate = scene.world.random.choice(("cut before", "cut after"))
-    only = scene.world.random.choice((None, "admit_v7", "settle_v8"))
+    only = scene.world.random.choice((None, "admit_v8", "settle_v8"))
 
     def decide(link: Link, words: Words) -> str:
         nonlocal left
@@ -95,7 +95,7 @@ def slow_network(scene: Scene, lasts_s: float) -> None:
 
 def errors_on_requests(scene: Scene, lasts_s: float) -> None:
     """Admissions, settlements or both are answered with errors, some or all of them."""
-    scripts = scene.world.random.choice((REQUESTS, frozenset({"admit_v7"}), frozenset({"settle_v8"})))
+    scripts = scene.world.random.choice((REQUESTS, frozenset({"admit_v8"}), frozenset({"settle_v8"})))
     reply = scene.world.random.choice(REPLIES)
     probability = scene.world.random.choice((0.3, 1.0))
     scene.node.errors.append(Errors(reply, scripts, probability, scene.world.now_s + lasts_s))

@@ -87,7 +87,7 @@ class Gateway:
             return "has not started"
         if not self.store.available:
             return f"store away: {self.store.fault}"
-        if self.ledger.open_holds:
+        if not self.ledger.is_settled:
             return "open holds"
         return "settlements wait in its spool" if self.spool.pending or self.ledger.upkeep.spool_waits else ""
 

@@ -22,7 +22,7 @@ from tests.simulation.world import World
 _LATENCY_S: Final = 0.0002
 _TOLD_BYTES: Final = 100
 _GAP_SHARE: Final = 0.05
-_LONGEST_GAP_S: Final = 0.005
+_MAX_GAP_S: Final = 0.005
 
 
 class Link(asyncio.Transport):
@@ -141,7 +141,7 @@ class Link(asyncio.Transport):
             self._outbox.append(reply)
             if self._inbox and world.random.random() < _GAP_SHARE:
                 self._answer()
-                world.after(world.random.random() * _LONGEST_GAP_S, self._serve)
+                world.after(world.random.random() * _MAX_GAP_S, self._serve)
                 return
         self._answer()
         self._is_served = False

@@ -21,6 +21,7 @@ from typing import Any, Final
 import hiredis
 
 from gateway.accounts.accounts import CREATE_KEY, CREATE_TEAM
+from gateway.accounts.credits import CREDIT
 from gateway.ledger.admission_call import ADMIT
 from gateway.ledger.hold_expiry import EXPIRE, RECLAIM, RENEW, RESTORE
 from gateway.ledger.settlement_call import SETTLE
@@ -31,7 +32,7 @@ from tests.simulation.world import World
 Words = list[bytes]
 _NAME: Final = re.compile(rb"-- (\w+):")
 _SET: Final = b"return redis.call('SET', KEYS[1], unpack(ARGV))"
-SCRIPTS: Final = (CREATE_TEAM, CREATE_KEY, ADMIT, SETTLE, RENEW, EXPIRE, RECLAIM, RESTORE, LEASE)
+SCRIPTS: Final = (CREATE_TEAM, CREATE_KEY, CREDIT, ADMIT, SETTLE, RENEW, EXPIRE, RECLAIM, RESTORE, LEASE)
 _READS: Final = frozenset(
     {b"EXISTS", b"GET", b"HGET", b"HGETALL", b"HLEN", b"HMGET", b"HSCAN", b"PING", b"XRANGE", b"XLEN", b"ZRANGE"}
     | {b"ZRANGEBYSCORE", b"ZSCORE", b"SETRANGE"}

@@ -17,7 +17,7 @@ from tests.simulation.world import World
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
-_LONGEST_JOB_S = 0.002
+_MAX_JOB_S = 0.002
 
 
 class Dialler(Protocol):
@@ -114,7 +114,7 @@ class ProcessLoop(asyncio.BaseEventLoop):
             else:
                 self.happen(_resolve, future, result)
 
-        self._world.after(self._world.random.random() * _LONGEST_JOB_S, job)
+        self._world.after(self._world.random.random() * _MAX_JOB_S, job)
         return future
 
     async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,10 @@ from typing import Final, Literal
 import structlog
 
 from gateway.accounts.accounts import CREATE_KEY, CREATE_TEAM
+from gateway.accounts.credits import CREDIT
+from gateway.accounts.entities import Changes, Lot
+from gateway.accounts.records import flat
+from gateway.accounts.rules import rule_fields
 from gateway.billing.hold import FREE
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
@@ -22,7 +27,7 @@ from gateway.ledger.admissions import AdmissionRequest
 from gateway.ledger.refusals import Demand
 from gateway.store.keyspace import TEAMS, TeamKeys
 from tests.simulation.gateways import Gateway, Rules
-from tests.simulation.model import Model, Request
+from tests.simulation.model import EndUserLimits, Model, Request
 from tests.simulation.network import Network
 from tests.simulation.nodes import SCRIPTS, Node, Wire, encoded, pack
 from tests.simulation.world import World
@@ -30,6 +35,8 @@ from tests.support.ledgers import DAY_S, settled, voided
 
 STORE: Final = "192.0.2.1"
 """The address at which the store's primary is found."""
+EACH: Final = ("end_user.concurrency", "end_user.budget_usd_7d")
+"""The limits of each end user, in the order of `EndUserLimits`."""
 _SECRET: Final = hashlib.sha256(b"secret").hexdigest()
 
 
@@ -38,6 +45,7 @@ class Plan:
     """A request as its client means it. `leaves_s`: its client leaves then, whatever has come of it."""
 
     team: int
+    end_user: str
     amount: int
     cost: int
     kind: Literal["settle", "void"]
@@ -57,6 +65,7 @@ class Scene:
     network: Network
     node: Node
     keys: list[ApiKey]
+    chance_of_users: random.Random  # by itself, so that schedules without limits of end users stay the same
     founded: int  # how much of the log made the teams: an admin's work, which is not lost here
     gateways: list[Gateway] = field(default_factory=list)
     databases: int = 1
@@ -110,10 +119,10 @@ class Scene:
     async def _request(self, gateway: Gateway, plan: Plan) -> None:
         assert gateway.ledger is not None
         key, ledger = self.keys[plan.team], gateway.ledger
-        request = Request(ledger.new_request_id(), key.team_id, gateway.name, plan.amount)
+        request = Request(ledger.new_request_id(), key.team_id, plan.end_user, gateway.name, plan.amount)
         self.model.asked(request)
         demand = Demand("p/m", plan.amount, 1, 1, FREE)
-        asked = AdmissionRequest(request.id, key, ("p/m", "p/*", "*"), demand, None)
+        asked = AdmissionRequest(request.id, key, ("p/m", "p/*", "*"), demand, None, end_user=plan.end_user)
         try:
             admission = await ledger.admit(asked)
         except GatewayError as error:
@@ -145,6 +154,7 @@ class Scene:
         self.network.cut_all(old)
         for packed in old.log[place:]:
             self.lost.update(id_ for id_ in self.model.requests if id_.encode() in packed)
+        self.model.holds_are_back(self.lost)
         new = old.copy_at(place, self.databases, f"{old.name}'")
         self.databases += 1
         self.node = self.network.routes[STORE] = new
@@ -170,38 +180,61 @@ class Scene:
 
 
 def opened(world: World, wire: Wire, directory: Path, rules: Rules, teams: list[dict[str, int]]) -> Scene:
-    """A scene with a store in which these teams are: their credits, and their limits."""
+    """A scene with a store in which these teams are: their limits, their credits, and how many of these are `expiring`.
+
+    These expire after so many ms as `expires_in_ms` says. With `by_key` the limits of each end user are the key's, and
+    with `by_pattern` the limit of concurrency is one for some models.
+    """
     node = Node(world, wire, 0, "store")
     network = Network(world, {STORE: node})
     wire.batch(0, [pack("FLUSHDB", "SYNC")])
     node.loaded.update(script.sha for script in SCRIPTS)
-    keys = [_new_team(node, number, dict(limits)) for number, limits in enumerate(teams)]
-    granted = {key.team_id: limits["credits"] for key, limits in zip(keys, teams, strict=True)}
-    slots = {key.team_id: limits.get("concurrency") for key, limits in zip(keys, teams, strict=True)}
-    model = Model(world, granted, slots, last_end_s=world.now_s)
-    return Scene(world, wire, directory, rules, model, network, node, keys, len(node.log))
+    keys, granted, slots, each, lots = [], {}, {}, {}, {}
+    for number, limits in enumerate(teams):
+        lot = Lot(world.now_ms + limits.get("expires_in_ms", 0), limits.get("expiring", 0))
+        key = _new_team(node, number, limits, lot)
+        keys.append(key)
+        lots[key.team_id] = lot
+        granted[key.team_id] = limits["credits"]
+        slots[key.team_id] = limits.get("concurrency")
+        each[key.team_id] = EndUserLimits(*map(limits.get, EACH))
+    model = Model(world, granted, slots, each, lots, last_end_s=world.now_s)
+    chance = random.Random(f"end users of {world.seed}")  # noqa: S311 - a schedule must be repeatable
+    return Scene(world, wire, directory, rules, model, network, node, keys, chance, len(node.log))
 
 
-def _new_team(node: Node, number: int, limits: dict[str, int]) -> ApiKey:
+def _new_team(node: Node, number: int, limits: dict[str, int], lot: Lot) -> ApiKey:
     """A team with a key, made by the scripts that accounts use."""
     team_id, key_id = f"team{number:012d}", f"key{number:013d}"
     names = TeamKeys(team_id)
-    credits_usd = limits.pop("credits")
     day_ms = str(DAY_S * 1000)
     fields = ["status", "active", "metered", "1", "name", team_id]
-    fields += [word for name, limit in limits.items() for word in (name, str(limit))]
-    first = ["", str(credits_usd), "grant", "first credits", day_ms, day_ms]
-    secret = ["status", "active", "name", key_id, f"s:{_SECRET}", "0"]
+    of_team: dict[str, int | None] = {}
+    if "concurrency" in limits:
+        of_team["concurrency@p/*" if limits.get("by_pattern") else "concurrency"] = limits["concurrency"]
+    each: dict[str, int | None] = {name: limits[name] for name in EACH if name in limits}
+    by_key = limits.get("by_key", 0)
+    fields += _fields_of(of_team if by_key else of_team | each)
+    first = ["", str(limits["credits"] - lot.available), "grant", "first credits", day_ms, day_ms]
+    second = ["grant", str(lot.available), "second", "", str(10**9), day_ms, day_ms, str(lot.expires_ms), "32"]
+    secret = ["status", "active", "name", key_id, f"s:{_SECRET}", "0", *_fields_of(each if by_key else {})]
     calls = [
         (CREATE_TEAM, [names.team, names.state, names.journal, names.grant("first")], [*first, *fields]),
         (CREATE_KEY, [names.key(key_id), names.keys, names.team], [key_id, "", *secret]),
     ]
+    if lot.available:
+        calls.append((CREDIT, [names.team, names.state, names.journal, names.grant("second")], second))
     for script, keys, args in calls:
         words = [b"EVALSHA", script.sha.encode(), b"%d" % len(keys), *(word.encode() for word in (*keys, *args))]
         reply = encoded(node.execute(words))
-        assert reply == b":1\r\n", reply
+        assert reply.startswith((b":1\r\n", b"*5\r\n:1\r\n")), reply
     node.execute([b"ZADD", TEAMS.encode(), b"%d" % number, team_id.encode()])
     return ApiKey(team_id, key_id, _SECRET)
+
+
+def _fields_of(limits: dict[str, int | None]) -> list[str]:
+    changes = Changes(limits=limits)
+    return flat({**changes.fields(), **rule_fields(None, changes)})
 
 
 def quiet_logs() -> None:

@@ -2,6 +2,7 @@
 
     run(seed, wire, directory)     raises Violation if something happened that must never happen
     replay(seed, only)             how to see it happen again
+    check(scene)                   compares the books with the requests, once everything is quiet
 
 The settings are small: what takes seconds in production takes tenths here, so that a schedule is short. Only the
 intervals that are constants of the ledger are as long as ever.
@@ -10,27 +11,42 @@ intervals that are constants of the ledger are as long as ever.
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import orjson
+
+from gateway.identity.api_keys import ApiKey
 from gateway.store.keyspace import TeamKeys
 from gateway.store.store import StoreSettings
 from tests.simulation.faults import FAULTS, RECOVERS_S
 from tests.simulation.gateways import Rules
-from tests.simulation.model import Violation
+from tests.simulation.model import Counted, Violation
 from tests.simulation.nodes import Wire, pack
-from tests.simulation.scene import STORE, Scene, opened, quiet_logs
+from tests.simulation.scene import EACH, STORE, Scene, opened, quiet_logs
 from tests.simulation.workloads import SETTLES_IN_S, WORKLOADS
 from tests.simulation.world import World
+from tests.support.end_users import UNPACKED
 from tests.support.journals import entry_fields
 from tests.support.ledgers import Books, policy
 
 _SLOTS: Final = (None, 1, 2, 2, 3)
+_EXPIRING: Final = (None, None, 1, 2, 4)
+"""One in so many of a team's credits expires."""
+_SHARE_BY_PATTERN: Final = 0.25
+"""Of so many teams the limit of concurrency is one for some models."""
+_SHARE_OF_END_USERS: Final = 0.4
+"""So many teams have limits of each end user."""
+_SLOTS_OF_EACH: Final = (None, 1, 1, 2)
+_BUDGETS_OF_EACH: Final = (None, None, 20, 40)
+_OF_SLOTS, _OF_LAST_USD = 3, 6
+"""Kinds of meters, as in scripts/meter_counting.lua."""
 _QUIET_S: Final = 30.0
 _CALM_S: Final = 1.5
 _COLD_SHARE: Final = 0.2
@@ -70,7 +86,7 @@ def run(
         faults = _planned(scene, only)
         try:
             calm_s = _run_until_quiet(scene)
-            _check(scene)
+            check(scene)
         finally:
             for gateway in scene.gateways:
                 if not gateway.loop.dead:
@@ -101,18 +117,32 @@ def working_directory() -> Iterator[Path]:
 
 def _drawn(world: World, wire: Wire, directory: Path) -> Scene:
     chance = world.random
-    teams = []
+    teams: list[dict[str, int]] = []
     for _ in range(chance.choice((1, 1, 2))):
         limits = {"credits": chance.choice((30, 60, 200))}
         if slots := chance.choice(_SLOTS):
             limits["concurrency"] = slots
-        teams.append(limits)
+        if share := chance.choice(_EXPIRING):
+            limits |= {"expiring": limits["credits"] // share, "expires_in_ms": chance.randrange(50, 3000)}
+        teams.append(limits | _more_limits(random.Random(f"team {len(teams)} of {world.seed}")))  # noqa: S311 - repeatable
     scene = opened(world, wire, directory, small_rules(), teams)
     if chance.random() < _COLD_SHARE:
         scene.node.loaded.clear()
     for place in range(chance.choice((1, 2, 2, 3))):
         scene.start_gateway(place)
     return scene
+
+
+def _more_limits(chance: random.Random) -> dict[str, int]:
+    """Limits of each end user for some teams. The requests of others are as many at once as without such limits."""
+    found = {"by_pattern": 1} if chance.random() < _SHARE_BY_PATTERN else {}
+    if chance.random() >= _SHARE_OF_END_USERS:
+        return found
+    found |= {"by_key": 1} if chance.random() < 0.5 else {}
+    for name, values in zip(EACH, (_SLOTS_OF_EACH, _BUDGETS_OF_EACH), strict=True):
+        if value := chance.choice(values):
+            found[name] = value
+    return found
 
 
 def _planned(scene: Scene, only: Sequence[str]) -> tuple[str, ...]:
@@ -159,7 +189,8 @@ def _raise_what_requests_met(scene: Scene) -> None:
             raise error
 
 
-def _check(scene: Scene) -> None:
+def check(scene: Scene) -> None:
+    """Compares all books with the requests. Raises Violation."""
     killed = {gateway.name for gateway in scene.gateways if gateway.loop.dead and not gateway.ended}
     for request in scene.model.requests.values():
         if request.kind is not None and request.gateway not in killed:
@@ -167,7 +198,34 @@ def _check(scene: Scene) -> None:
         if request.id in scene.lost and killed:
             request.promised = False
     for key in scene.keys:
-        scene.model.check(key.team_id, _books(scene, key.team_id))
+        found = _books(scene, key.team_id), _lots(scene, key.team_id), _end_users(scene, key), _slots(scene, key)
+        scene.model.check(key.team_id, *found)
+
+
+def _lots(scene: Scene, team_id: str) -> list[int]:
+    unpacked = b"local w = redis.call('HGET', KEYS[1], 'lot_window') return w and w ~= '' and cmsgpack.unpack(w) or {}"
+    [lots] = scene.wire.batch(scene.node.db, [pack("EVAL", unpacked, 1, TeamKeys(team_id).state)])
+    return list(lots)
+
+
+def _end_users(scene: Scene, key: ApiKey) -> dict[str, Counted]:
+    """What the store has counted for each end user: scripts/end_users.lua, scripts/meter_counting.lua."""
+    [flat] = scene.wire.batch(scene.node.db, [pack("EVAL", UNPACKED, 1, TeamKeys(key.team_id).end_users)])
+    found = {}
+    for field, entry in zip(flat[::2], flat[1::2], strict=True):
+        _, running, meters = orjson.loads(entry)
+        counts = {meter[0]: meter for meter in meters.values() if isinstance(meter, list)}
+        slots, spent = counts.get(_OF_SLOTS, [0, 0])[1], sum(counts.get(_OF_LAST_USD, [0, 0, 0])[3:])
+        found[field.decode().removeprefix(f"{key.key_id}:")] = Counted(running, slots, spent)
+    return found
+
+
+def _slots(scene: Scene, key: ApiKey) -> int:
+    """How many slots of limits for some models are taken."""
+    window = "local w = redis.call('HGET', KEYS[1], 'meter_window') return cjson.encode(w and cmsgpack.unpack(w) or {})"
+    [text] = scene.wire.batch(scene.node.db, [pack("EVAL", window, 1, TeamKeys(key.team_id).state)])
+    meters: Any = orjson.loads(text)
+    return sum(meter[1] for meter in (meters.values() if meters else ()) if meter[0] == _OF_SLOTS)
 
 
 def _books(scene: Scene, team_id: str) -> Books:

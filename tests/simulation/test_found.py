@@ -10,19 +10,25 @@ import pytest
 
 from tests.simulation.nodes import Errors, Wire
 from tests.simulation.scene import Plan, Scene, opened, quiet_logs
-from tests.simulation.schedules import small_rules
+from tests.simulation.schedules import check, small_rules
 from tests.simulation.world import World
 
-PLAN = Plan(team=0, amount=10, cost=7, kind="settle", lasts_s=0.01, leaves_s=None)
+PLAN = Plan(team=0, end_user="ada", amount=10, cost=7, kind="settle", lasts_s=0.01, leaves_s=None)
 
 
 @pytest.fixture
-def scene(wire: Wire, directory: Path) -> Iterator[Scene]:
+def limits() -> dict[str, int]:
+    """The limits of the team."""
+    return {"concurrency": 1}
+
+
+@pytest.fixture
+def scene(wire: Wire, directory: Path, limits: dict[str, int]) -> Iterator[Scene]:
     """One gateway, and a team with one slot."""
     world = World(1)
     quiet_logs()
     with world.in_force():
-        scene = opened(world, wire, directory, small_rules(), [{"credits": 100, "concurrency": 1}])
+        scene = opened(world, wire, directory, small_rules(), [{"credits": 100, **limits}])
         scene.start_gateway(0)
         world.run(world.now_s + 0.05)
         yield scene
@@ -57,3 +63,33 @@ def test_a_worker_that_was_taken_for_dead_keeps_the_holds_that_it_got_back(scene
     assert silent.ledger is not None
     assert silent.ledger.open_holds == 1
     assert scene.peek(), "it runs, and its hold is there"
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"end_user.concurrency": 1, "end_user.budget_usd_7d": 30},
+        {"end_user.concurrency": 1, "end_user.budget_usd_7d": 30, "by_key": 1},
+        {"concurrency": 1, "by_pattern": 1},
+    ],
+    ids=["of an end user", "of an end user by the key", "of some models"],
+)
+def test_a_request_whose_admission_a_failover_has_lost_keeps_its_slot(scene: Scene, limits: dict[str, int]) -> None:
+    """The limit's counter was lost with it. The request got its hold back, and no other one may run beside it."""
+    world, [gateway] = scene.world, scene.gateways
+    scene.begin_at(gateway, replace(PLAN, lasts_s=3.0))
+    world.run(world.now_s + 0.1)
+    scene.fail_over(scene.founded)
+    assert not scene.peek()
+    world.run(world.now_s + 1.0)
+    assert scene.peek(), "it has its hold again"
+    scene.begin_at(gateway, PLAN)
+    world.run(world.now_s + 0.1)
+    assert scene.model.refusals == {"concurrency_exceeded": 1}
+    world.run(world.now_s + 3.0)
+    assert scene.unrest() == ""
+    check(scene)
+    scene.begin_at(gateway, PLAN)
+    world.run(world.now_s + 0.1)
+    assert scene.model.refusals.total() == 1, "its slot is free again"
+    check(scene)

@@ -11,10 +11,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
+from gateway.protocol.attribution import NOBODY
 from tests.simulation.scene import Plan, Scene
 
 SETTLES_IN_S: Final = 0.1
 """Until then, a full house fills."""
+END_USERS: Final = ("ada", "ada", "bo", NOBODY)
 _PROBES_AT_A_MOMENT: Final = 2
 _PROBES_BETWEEN: Final = 4
 
@@ -51,9 +53,11 @@ WORKLOADS: Final[Mapping[str, Workload]] = MappingProxyType({"mixed": mixed, "fu
 
 def _plan(scene: Scene, at_s: float, lasts_s: float, leaves_s: float | None = None, kind: str = "") -> None:
     chance = scene.world.random
+    end_user = scene.chance_of_users.choice(END_USERS)
     amount = chance.choice((5, 10, 10))
     plan = Plan(
         team=chance.randrange(len(scene.keys)),
+        end_user=end_user,
         amount=amount,
         cost=chance.randrange(1, amount + 1),
         kind="void" if not kind and chance.random() < 0.15 else "settle",

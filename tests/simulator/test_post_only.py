@@ -70,7 +70,18 @@ def test_an_item_that_needs_state_is_refused(
 
 
 def test_what_needs_no_state_is_answered(stateless: Simulator) -> None:
-    for given in ("hello", [SAID], [SAID, THOUGHT, CALL, RESULT], [{"type": "shell_call", "command": "ls"}]):
+    named = {"type": "mcp_approval_request", "id": "mcpr_1", "name": "x", "arguments": "{}", "server_label": "s"}
+    patch = {"type": "apply_patch_call", "call_id": "call_2", "operation": {}, "status": "completed"}
+    patched = {"type": "apply_patch_call_output", "call_id": "call_2", "status": "failed"}
+    shell = {"type": "local_shell_call", "call_id": "call_3", "action": {}}
+    listed = {"type": "local_shell_call_output", "id": "call_3", "output": "{}"}
+    for given in (
+        "hello",
+        [SAID],
+        [SAID, THOUGHT, CALL, RESULT],
+        [{"type": "shell_call", "command": "ls"}],
+        [named, patch, patched, shell, listed],
+    ):
         answer = stateless.answer("o4-mini", given, store=False)
         assert (answer["status"], answer["store"]) == ("completed", False)
     assert stateless.answer("o4-mini", "hello", previous_response_id=None)["status"] == "completed"

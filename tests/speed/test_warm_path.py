@@ -10,6 +10,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,8 +32,13 @@ from tests.support.waiting import wait_until_sync
 REQUESTS = 20
 WHOLE = {"model": "sim/echo", "input": "hello"}
 STREAM = {**WHOLE, "stream": True}
-MOST_CALLS_WHOLE, MOST_CALLS_STREAM = 274, 355
+MAX_CALLS_WHOLE, MAX_CALLS_STREAM = 274, 355
 """Calls of the gateway's own functions per request whose head and body, and whose answer, arrive in one read each."""
+ROUTES = [
+    {"model": "*", "upstreams": ["simulator"], "foreign_ids": "pass"},
+    {"model": "kept/*", "upstreams": ["simulator"], "state": "gateway"},
+]
+"""Requests on a route of its provider's cost the same where the gateway keeps the state of another route."""
 LIMITS = {"rpm": 10**6, "tpm": 10**9, "concurrency": 1000, "budget_usd_day": 10**13}
 
 
@@ -47,7 +53,8 @@ def gateway(store: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     data_dir: Path = tmp_path_factory.mktemp("data")
     rare = {"hold_ttl_s": 3000, "lease_s": 3000}  # upkeep asks the store too, three times in each of them
     prices = {"*": {"input": "1", "output": "10"}}  # no maximum: a bound on the output is added to the body
-    with simulator() as upstream, running_gateway(store.url, upstream, data_dir, ledger=rare, prices=prices) as running:
+    settings: dict[str, Any] = {"ledger": rare, "prices": prices, "routes": ROUTES}
+    with simulator() as upstream, running_gateway(store.url, upstream, data_dir, **settings) as running:
         yield running
 
 
@@ -70,7 +77,7 @@ def ask(store: Server, gateway: RunningGateway, key: NewKey) -> Iterator[Callabl
             send(body)
             send(body)
         wait_until_sync(lambda: _calls(store)["pttl"] > 0, what="the script that counts what was seen is known")
-        wait_until_sync(lambda: gateway.services.ledger.open_holds == 0, what="all of it is settled")
+        gateway.wait_until_settled()
         yield send
 
 
@@ -80,10 +87,13 @@ Ask = Callable[[dict[str, Any]], None]
 @pytest.mark.parametrize("body", [WHOLE, STREAM], ids=["whole", "stream"])
 def test_the_store_is_asked_twice_for_a_request(store: Server, ask: Ask, body: dict[str, Any]) -> None:
     store.run("CONFIG", "RESETSTAT")
+    begun_s = time.monotonic()
     for _ in range(REQUESTS):
         ask(body)
     calls = _settled_calls(store)
-    assert _of_requests(calls) == 2 * REQUESTS, "one to admit, one to settle"
+    beside_requests = _of_requests(calls) - 2 * REQUESTS  # leases, and rounds for other work
+    most = 2 + WORKERS_CALLS_PER_S * (time.monotonic() - begun_s)
+    assert 0 <= beside_requests <= most, f"one to admit, one to settle: {calls}"
     beside = {name for name, count in calls.items() if count >= REQUESTS} - IN_SCRIPTS - OF_WORKERS
     assert beside == {"evalsha"}
 
@@ -113,6 +123,8 @@ def _of_requests(calls: Counter[str]) -> int:
     return calls["evalsha"] - calls["pttl"] // 2
 
 
+WORKERS_CALLS_PER_S = 3
+"""The other scripts that a worker runs each second, at most."""
 OF_WORKERS = frozenset({"hincrby", "hexists", "hlen", "pttl"})
 """The commands of those scripts, which run more often on a slow machine."""
 # fmt: off
@@ -130,10 +142,10 @@ def test_a_script_reads_and_writes_the_state_once(store: Server, ask: Ask) -> No
     calls = _settled_calls(store)
     # Rounded down, because background calls in between belong to no request.
     commands = sum(count // REQUESTS for name, count in calls.items() if name in IN_SCRIPTS)
-    assert commands <= MOST_COMMANDS, calls
+    assert commands <= MAX_COMMANDS, calls
 
 
-MOST_COMMANDS = 25
+MAX_COMMANDS = 25
 """Commands of admission and settlement together, including remembering the response.
 
 One more is written later by the worker, together with others: the entry of the request's timings. Four roll usage up by
@@ -279,13 +291,13 @@ def test_a_whole_answer_is_one_write(gateway: RunningGateway, key: NewKey, monke
 
 
 @pytest.mark.parametrize(
-    ("body", "most"), [(WHOLE, MOST_CALLS_WHOLE), (STREAM, MOST_CALLS_STREAM)], ids=["whole", "stream"]
+    ("body", "most"), [(WHOLE, MAX_CALLS_WHOLE), (STREAM, MAX_CALLS_STREAM)], ids=["whole", "stream"]
 )
 def test_a_request_makes_few_calls(store: Server, tmp_path: Path, body: dict[str, Any], most: int) -> None:
     with (
         simulator() as simulated,
         _upstream_of_one_write(simulated, body) as upstream,
-        running_gateway(store.url, upstream, tmp_path) as gateway,
+        running_gateway(store.url, upstream, tmp_path, routes=ROUTES) as gateway,
     ):
         calls = _calls_of_one_request(gateway, gateway.new_key(limits=LIMITS), body)
     assert calls.total() <= most, calls.most_common()
@@ -319,7 +331,7 @@ def _calls_of_one_request(gateway: RunningGateway, key: NewKey, body: dict[str, 
                 answer = b""
                 while not (b"usage" in answer and answer.endswith(ends_with)):
                     answer += client.recv(65_536)
-                wait_until_sync(lambda: gateway.services.ledger.open_holds == 0, what="the request is settled")
+                gateway.wait_until_settled()
                 each.append(made - before)
         finally:
             gateway.run(_profile(None))

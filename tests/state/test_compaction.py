@@ -190,17 +190,22 @@ def test_without_a_summary_the_turn_goes_on_with_its_whole_context(team: Team) -
     assert team.spent() == COST_NANO_USD
 
 
-def test_a_summary_is_for_the_end_user_and_the_tags_of_its_turn(team: Team) -> None:
+@pytest.mark.parametrize("named_in", ["the body", "the header"])
+def test_a_summary_is_for_the_end_user_and_the_tags_of_its_turn(team: Team, named_in: str) -> None:
     gateway = team.gateways[0]
     key = gateway.new_key(limits={"end_user.rpm": 2})
     team.provider.next(answer("In short.", "gen"))
     team.provider.next(answer("fine", "gen"))
-    body = {"model": MODEL, "input": "Long. " * 200, "context_management": [{"type": "compaction"}], "user": "bob"}
+    body = {"model": MODEL, "input": "Long. " * 200, "context_management": [{"type": "compaction"}]}
     body["context_management"][0]["compact_threshold"] = 10  # type: ignore[index]  # the one list of the body
+    headers = {"x-gateway-tags": "project=alpha"}
+    if named_in == "the body":
+        body["user"] = "bob"
+    else:
+        headers["x-gateway-end-user"] = "bob"
     with gateway.http(key) as client, admin_client(gateway) as root:
-        headers = {"x-gateway-tags": "project=alpha"}
         assert client.post("/v1/responses", json=body, headers=headers).status_code == 200
-        assert client.post("/v1/responses", json=body).json()["error"]["scope"] == "end_user"
+        assert client.post("/v1/responses", json=body, headers=headers).json()["error"]["scope"] == "end_user"
         wait_until_sync(lambda: not gateway.balance(key).held, what="nothing is held")
         for by, value in (("user", "bob"), ("tag:project", "alpha")):
             (group,) = root.get("/usage", params={"team": key.team.id, "by": by}).json()["groups"]

@@ -228,9 +228,9 @@ def test_reading_costs_nothing_and_counts_against_no_limit(provider: PostOnlyPro
     provider.next(answer("x", "resp_polled"))
     with gateway.http(key) as client:
         client.post("/v1/responses", json={"model": MODEL, "input": "x"})
-        before = gateway.balance(key)
+        before = gateway.settled_balance(key)
         assert {client.get("/v1/responses/resp_polled").status_code for _ in range(20)} == {200}
-        assert gateway.balance(key) == before
+        assert gateway.settled_balance(key) == before
 
 
 def test_a_dead_key_reads_nothing_that_is_kept(

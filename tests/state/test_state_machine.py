@@ -32,7 +32,8 @@ TERMINAL = ("completed", "cancelled")
 class Made:
     """A response of the model. `said`: its own input and output, as texts. `cuts`: it stands for what came before.
 
-    `talk`: the conversation in which it was made, and `before` what that held then.
+    `asked`: its own input, as a list shows it: texts, and kinds of other items. `talk`: the conversation in which it
+    was made, and `before` what that held then.
     """
 
     id: str
@@ -47,6 +48,19 @@ class Made:
     cuts: bool = False
     talk: Talk | None = None
     before: Sequence[str] = ()
+    asked: Sequence[str] = ()
+
+    @property
+    def listed(self) -> list[str] | None:
+        """The input that it was made from, less what was deleted. None: a summary in it was deleted."""
+        found, turn = list(self.asked), self
+        while turn.parent is not None:
+            turn = turn.parent
+            if turn.cuts:
+                return None if turn.deleted else ["compaction", *found]
+            found = [*(() if turn.deleted else (*turn.asked, turn.said[-1])), *found]
+        is_there = turn.talk is not None and not turn.talk.deleted and (turn is self or not turn.deleted)
+        return [*(turn.before if is_there else ()), *found]
 
     @property
     def past(self) -> list[str]:
@@ -125,7 +139,7 @@ class States(RuleBasedStateMachine):
         self.provider.next(answer(told, "gen"))
         got = self.response_of(self.ask(on, {"input": said, "stream": stream, "store": store}, [said]))
         assert got["store"] is store
-        return Made(got["id"], None, [said, told], store)
+        return Made(got["id"], None, [said, told], store, asked=[said])
 
     @rule(target=made, on=on, before=made, stream=st.booleans(), summarise=st.booleans())
     def go_on(self, on: int, before: Made, stream: bool, summarise: bool) -> Any:
@@ -148,8 +162,8 @@ class States(RuleBasedStateMachine):
         if summarise:
             [compaction] = response["output"]
             assert (compaction["type"], told in json.dumps(response)) == ("compaction", False)
-            return Made(response["id"], before, [told], stored=True, cuts=True)
-        return Made(response["id"], before, [said, told], stored=True)
+            return Made(response["id"], before, [told], stored=True, cuts=True, asked=[said])
+        return Made(response["id"], before, [said, told], stored=True, asked=[said])
 
     @rule(target=made, on=on, stream=st.booleans(), store=st.booleans())
     def create_in_background(self, on: int, stream: bool, store: bool) -> Any:
@@ -167,6 +181,7 @@ class States(RuleBasedStateMachine):
         validate("ResponseResource", response)
         self.provider.wait_for_calls(calls + 1)
         found = Made(response["id"], None, [said, told], store, "in_progress", background=True, released=released)
+        found.asked = [said]
         self.held.append(found)
         return found
 
@@ -216,6 +231,8 @@ class States(RuleBasedStateMachine):
         listed = self.clients[on].get(f"/v1/responses/{of.id}/input_items?limit=100&order=asc").json()
         ids = [item["id"] for item in listed["data"]]
         assert len(ids) == len(set(ids))
+        shown = [item["content"][0]["text"] if item["type"] == "message" else item["type"] for item in listed["data"]]
+        assert of.listed is None or shown == of.listed[:100]
 
     @rule(on=on, of=made, after=st.integers(-1, 12))
     def follow(self, on: int, of: Made, after: int) -> None:
@@ -247,7 +264,8 @@ class States(RuleBasedStateMachine):
         given = [*got["output"], {"role": "user", "content": said}]
         kept = [word for text in users for word in before.past if word in text]
         response = self.response_of(self.ask(1 - on, {"input": given}, [*kept, told, said]))
-        return Made(response["id"], None, [*kept, told, said, last], stored=True)
+        asked = [*users, "compaction", said]
+        return Made(response["id"], None, [*kept, told, said, last], stored=True, asked=asked)
 
     @rule(target=talks, on=on)
     def open_conversation(self, on: int) -> Talk:
@@ -267,7 +285,7 @@ class States(RuleBasedStateMachine):
         assert response["conversation"] == {"id": talk.id}
         if store:
             talk.said += [said, told]
-        return Made(response["id"], None, [said, told], store, talk=talk, before=before)
+        return Made(response["id"], None, [said, told], store, talk=talk, before=before, asked=[said])
 
     @rule(on=on, talk=talks)
     def list_conversation(self, on: int, talk: Talk) -> None:

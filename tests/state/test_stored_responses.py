@@ -231,3 +231,29 @@ async def test_a_long_chain_goes_piece_by_piece_and_from_its_end(ledgers: Ledger
         await store(responses, key, turn(f"new{number}"))
         left = set((await by_use(responses, key))[0])
         assert {name for name in left if name[0] == "r"} == {f"r{at}" for at in range(kept)}
+
+
+@pytest.mark.parametrize("turns", [9, 1001, 2001])
+async def test_what_a_response_continues_is_listed_without_what_was_deleted(ledgers: LedgerParts, turns: int) -> None:
+    responses, key = ResponseStore(ledgers.store, policy(max_depth=turns)), await ledgers.new_key()
+    last = await long_chain(responses, key, turns)
+    record = await responses.get(key, last)
+    assert record is not None
+    deleted = {"r0", f"r{turns // 2}", f"r{turns // 2 + 1}", f"r{turns - 2}"}
+    for identifier in deleted:
+        assert await responses.delete(key.team_id, identifier)
+    found = [before.response_id for before in await responses.ancestors(key, record)]
+    assert found == [name for name in map("r{}".format, range(turns - 1)) if name not in deleted]
+    few = ResponseStore(ledgers.store, policy(max_depth=3))
+    assert [before.response_id for before in await few.ancestors(key, record)] == found[-3:]
+
+
+async def test_what_has_expired_is_listed_no_more(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
+    last = await long_chain(responses, key, 3)
+    record = await responses.read(key.team_id, last)
+    assert record is not None
+    assert len(await responses.ancestors(key, record)) == 2
+    shorter = ResponseStore(ledgers.store, policy(ttl_s=10))  # they were used half a minute ago
+    assert await shorter.ancestors(key, record) == []
+    assert await responses.get(key, last) is not None

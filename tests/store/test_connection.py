@@ -20,7 +20,7 @@ from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.script import Script
 from gateway.store.topology import tls_context
 from gateway.store.url import Address
-from tests.support.servers import STORES, Server, binaries, valkey_server
+from tests.support.servers import STORES, Server, binary_of, valkey_server
 from tests.support.waiting import wait_until, wait_until_found
 
 LIMITS = ConnectionSettings(timeout_s=5.0, connect_timeout_s=5.0, max_pending=10_000)
@@ -40,10 +40,7 @@ def reads(server: Server) -> int:
 
 @pytest.fixture(scope="module", params=STORES)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    binary = binaries().get(request.param)
-    if binary is None:
-        pytest.skip("redis-server is not installed")
-    with valkey_server(binary=binary, busy_reply_threshold="20") as server:
+    with valkey_server(binary=binary_of(request.param), busy_reply_threshold="20") as server:
         yield server
 
 

@@ -24,7 +24,7 @@ from tests.support.gateway import running_gateway, simulator
 from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, read_books, settled, voided
 from tests.support.processes import UPSTREAM_KEY
 from tests.support.program import run
-from tests.support.servers import Server, binaries, valkey_cluster, valkey_server
+from tests.support.servers import STORES, Server, binary_of, valkey_cluster, valkey_server
 from tests.support.stores import hasty, opened
 from tests.support.waiting import wait_until_found, wait_until_sync
 
@@ -53,9 +53,9 @@ def _permit_all(server: Server) -> None:
     server.run("ACL", "SETUSER", "gateway", "reset", "on", ">secret", "~*", "&*", "+@all")
 
 
-@pytest.fixture(scope="module", params=sorted(binaries()))
+@pytest.fixture(scope="module", params=STORES)
 def running(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with valkey_server(tcp=True, binary=binaries()[request.param], appendonly="yes") as server:
+    with valkey_server(tcp=True, binary=binary_of(request.param), appendonly="yes") as server:
         yield server
 
 

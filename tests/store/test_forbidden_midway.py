@@ -29,7 +29,7 @@ from gateway.store.script import Script
 from gateway.store.store import Store
 from tests.support.counters import set_counters
 from tests.support.ledgers import LedgerParts, ask, open_ledger, settled, voided
-from tests.support.servers import Server, binaries, valkey_server
+from tests.support.servers import STORES, Server, binary_of, valkey_server
 
 pytestmark = pytest.mark.timeout(180)
 COMMANDS: Final = sorted({*ADMIT.commands, *SETTLE.commands})
@@ -37,9 +37,9 @@ LARGE: Final = 2**52
 Prepare = Callable[[LedgerParts, Server, ApiKey], Coroutine[Any, Any, Callable[[], Awaitable[object]]]]
 
 
-@pytest.fixture(scope="module", params=sorted(binaries()))
+@pytest.fixture(scope="module", params=STORES)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with valkey_server(tcp=True, binary=binaries()[request.param]) as server:
+    with valkey_server(tcp=True, binary=binary_of(request.param)) as server:
         server.run("ACL", "SETUSER", "gateway", "reset", "on", ">secret", "~*", "&*", "+@all")
         yield server
 

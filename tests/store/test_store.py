@@ -8,17 +8,14 @@ import uvloop
 
 from gateway.store.script import Script
 from gateway.store.store import Store, StoreError, StoreSettings, StoreUnavailable
-from tests.support.servers import STORES, Server, binaries, valkey_server
+from tests.support.servers import STORES, Server, binary_of, valkey_server
 from tests.support.stores import COUNT, hasty, opened
 from tests.support.waiting import wait_until
 
 
 @pytest.fixture(params=STORES)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    binary = binaries().get(request.param)
-    if binary is None:
-        pytest.skip("redis-server is not installed")
-    with valkey_server(binary=binary) as server:
+    with valkey_server(binary=binary_of(request.param)) as server:
         yield server
 
 
@@ -226,7 +223,7 @@ def test_settings_do_not_show_secrets() -> None:
 
 
 def test_every_script_of_the_package_loads_with_its_includes() -> None:
-    script = Script.load("admit_v7")
+    script = Script.load("admit_v8")
     assert "--@include" not in script.source
     assert len(script.sha) == 40
 

@@ -14,7 +14,7 @@ from gateway.store.script import Script
 from gateway.store.store import Store
 from gateway.store.topology import Layout, layout_of_slots
 from gateway.store.url import Address
-from tests.support.servers import STORES, Cluster, SentinelGroup, Server, binaries, valkey_cluster, valkey_sentinel
+from tests.support.servers import STORES, Cluster, SentinelGroup, Server, binary_of, valkey_cluster, valkey_sentinel
 from tests.support.stores import COUNT, attempt, hasty, opened
 from tests.support.waiting import wait_until
 
@@ -23,10 +23,7 @@ PAIR = Script.of("pair", "redis.call('INCR', KEYS[1]) return redis.call('INCR', 
 
 @pytest.fixture(scope="module", params=STORES)
 def program(request: pytest.FixtureRequest) -> str:
-    binary = binaries().get(request.param)
-    if binary is None:
-        pytest.skip("redis-server is not installed")
-    return binary
+    return binary_of(request.param)
 
 
 # slots

@@ -70,4 +70,18 @@ ADMIN_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "based_on=None",
         "tests/operators/test_who_set_a_limit.py::test_a_lead_who_read_the_key_before_the_operator_lifts_nothing",
     ),
+    Protection(
+        "gateway try waits until its request is settled",
+        "gateway/cli/try_prompt.py",
+        'if error.code == "request_not_found":',
+        "if False:",
+        "tests/cli/test_try_prompt.py::test_it_waits_for_the_settlement_and_asks_for_the_balance_afterwards",
+    ),
+    Protection(
+        "refusals in an outage of the store are written when it is back",
+        "gateway/reporting/request_reporter.py",
+        'if isinstance(fault, GatewayError) and fault.code == "store_unavailable":',
+        "if False:",
+        "tests/operators/test_why_refused.py::test_a_refusal_while_the_store_is_away_is_found_once_it_is_back",
+    ),
 )

@@ -29,14 +29,14 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "what is counted by tag has an end",
         "gateway/store/scripts/settle_v8.lua",
-        "if tags.life then redis.call('PEXPIRE', KEYS[12], tags.life) end",
+        "if tags.life_ms then redis.call('PEXPIRE', KEYS[12], tags.life_ms) end",
         "",
         f"{_LEDGER}::test_a_day_is_kept_as_long_as_the_policy_says",
     ),
     Protection(
         "tags of a header never go to a provider",
         "gateway/config/types.py",
-        '    | {"x-gateway-tags"}\n',
+        '    | {"x-gateway-tags", "x-gateway-end-user"}\n',
         "",
         "tests/unit/test_attribution_settings.py::test_the_gateway_s_own_headers_are_not_forwarded",
     ),
@@ -46,6 +46,14 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
         '    if policy.end_users != "hashed":\n',
         "    if True:\n",
         "tests/unit/test_attribution.py::test_an_end_user_can_be_hashed_or_left_out",
+    ),
+    Protection(
+        "end users that are done do not take the time to live of the others with them",
+        "gateway/store/scripts/end_users_admission.lua",
+        "function save_end_users()\n",
+        "function save_end_users()\n"
+        "  if #lapsed_entries > 0 then redis.call('HDEL', end_users, unpack(lapsed_entries)) end\n",
+        f"{_USERS}::test_where_the_last_end_user_is_done_the_next_one_is_not_kept_for_ever",
     ),
     Protection(
         "a counter of what was charged never falls",
@@ -78,7 +86,7 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "the end users that are counted are bounded",
         "gateway/store/scripts/end_users_admission.lua",
-        "if counted + new - #over_entries > most + 0 then crowd = counted end",
+        "if counted + new - #lapsed_entries > max_end_users + 0 then counted_end_users = counted end",
         "",
         f"{_USERS}::test_so_many_end_users_are_counted_at_a_time_and_those_who_are_done_make_room",
     ),
@@ -112,8 +120,8 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "one end user waits in the queue behind nobody else",
-        "gateway/store/scripts/admit_v7.lua",
-        " .. (entry[6] and '.' .. end_user or '')",
+        "gateway/store/scripts/admit_v8.lua",
+        " .. (entry[END_USER_SCOPE] and '.' .. end_user or '')",
         "",
         f"{_USERS}::test_one_end_user_waits_in_the_queue_behind_nobody_else",
     ),
@@ -137,5 +145,19 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "is_open and end_users and ARGV[29]",
         "false",
         "tests/operators/test_end_user_limits.py::test_what_corrects_an_estimate_corrects_the_end_user_s_budget",
+    ),
+    Protection(
+        "the header names the end user whose limits count",
+        "gateway/proxy/admission.py",
+        "labels = named_by(client.fields.get(END_USER_HEADER), request.labels)",
+        "labels = request.labels",
+        "tests/operators/test_end_user_limits.py::test_operations_without_a_field_name_the_end_user_in_the_header",
+    ),
+    Protection(
+        "verification compares what runs for each end user",
+        "gateway/ledger/verification.py",
+        'differences += [Difference(f"end_user:{name}", holds, counted) for name, holds, counted in miscounted]',
+        "pass",
+        "tests/ledger/test_end_users.py::test_verification_compares_what_runs_for_each_end_user_with_the_holds",
     ),
 )

@@ -41,4 +41,5 @@ CLIENTS: Final = (
     Client("aider_openai", ("aider-chat",), ("aider",)),
     Client("claude_code", ("claude-agent-sdk",), ("Claude Code",)),
     Client("codex_cli", ("openai-codex-cli-bin",), ("Codex CLI",)),
+    Client("open_webui", ("open-webui",), ("Open WebUI",)),
 )

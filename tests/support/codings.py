@@ -15,10 +15,12 @@ else:
 
 __all__ = ["PACKERS", "flushing", "zstd"]
 
+_LONG_BYTES: Final = 100_000  # brotli's highest quality takes a second for a megabyte
+
 PACKERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "gzip": gzip.compress,
     "deflate": zlib.compress,
-    "br": brotli.compress,
+    "br": lambda data: bytes(brotli.compress(data, quality=11 if len(data) < _LONG_BYTES else 9)),
     "zstd": zstd.compress,
 }
 

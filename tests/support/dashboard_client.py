@@ -10,6 +10,8 @@ import httpx
 
 from tests.support.gateway import ADMIN_KEY, RunningGateway
 
+# Every page has the form that ends the session; this one shows nothing that would have to be looked up.
+_ANY_PAGE = "/a-page-that-does-not-exist"
 _TOKEN = re.compile(r'name="csrf" value="([0-9a-f]+)"')
 
 
@@ -23,7 +25,7 @@ class DashboardClient:
         """Returns a page without following redirects."""
         return self.client.get(f"/dashboard{path}")
 
-    def token(self, page: str = "") -> str:
+    def token(self, page: str = _ANY_PAGE) -> str:
         """Returns the CSRF token of a page."""
         found = _TOKEN.search(self.get(page).text)
         assert found is not None, f"no form at {page!r}"

@@ -1,4 +1,4 @@
-"""The protections of large forms, which wait on disk, as in protections.py."""
+"""The protections of large bodies and of forms, which wait on disk, as in protections.py."""
 
 from __future__ import annotations
 
@@ -103,5 +103,27 @@ FORM_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "if len(frames) >= _FRAMES_IN_A_ROW or ends:",
         "if frames:",
         "tests/unit/test_audio_length.py::test_noise_is_not_taken_for_frames",
+    ),
+    Protection(
+        "an open stream holds nothing of its request's body",
+        "gateway/proxy/exchange.py",
+        '            admitted.request.held.body = b""\n',
+        "            pass\n",
+        "tests/security/test_body_memory.py::test_an_open_stream_holds_nothing_of_its_body",
+    ),
+    Protection(
+        "a connection keeps nothing of a long body that it has read",
+        "gateway/http/body_reader.py",
+        "body, self.body = self.body, bytearray()",
+        "body = self.body",
+        "tests/faults/test_long_bodies.py::test_the_reader_takes_no_byte_beyond_the_length",
+    ),
+    Protection(
+        "what a body took of the worker's memory is free once its answer is passed on",
+        "gateway/proxy/exchange.py",
+        "                admitted.snapshot.body_memory.give_back(record.body_held_bytes)\n"
+        "                record.body_held_bytes = 0\n",
+        "                pass\n",
+        "tests/security/test_body_memory.py::test_an_open_stream_holds_nothing_of_its_body",
     ),
 )

@@ -29,13 +29,14 @@ import openai
 import uvicorn
 
 from gateway.accounts.accounts import Balance, Changes, Team
-from gateway.app import Gateway, Services, build_app
+from gateway.app import Gateway, build_app
 from gateway.billing.money import parse_usd
 from gateway.config.settings import Settings
 from gateway.http.connection import ClientConnection
 from gateway.observability.request_log import configure_logging
 from gateway.server import server_config
 from gateway.simulator import build_simulator
+from gateway.worker.services import Services
 from tests.support.log_scan import ScannedLog
 from tests.support.waiting import wait_until_sync
 
@@ -214,6 +215,20 @@ class RunningGateway:
             return (await self.services.accounts.view(key.team)).balance
 
         return self.run(look())
+
+    def wait_until_settled(self) -> None:
+        """Waits until each request of this gateway is settled: its client has the answer before that."""
+
+        async def look() -> bool:
+            return not self.services.handler.running and self.services.ledger.is_settled
+
+        wait_until_sync(lambda: self.run(look()), what="all requests are settled")
+
+    def settled_balance(self, key: NewKey) -> Balance:
+        """Returns a team's balance once all of its requests are settled, in whichever gateway they were."""
+        self.wait_until_settled()
+        wait_until_sync(lambda: self.balance(key).held == 0, what="nothing of the team's is held")
+        return self.balance(key)
 
     def sdk(self, key: NewKey | str, **options: Any) -> openai.OpenAI:
         """The official SDK, pointed here; it does not retry unless told so."""

@@ -36,7 +36,7 @@ GROWTH_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "the texts of a team's entries are bounded",
         _SETTLE,
-        "  if many >= MAX_WORDS then return said end\n",
+        "  if known_texts >= MAX_TEXTS then return text end\n",
         "",
         f"{_TEST}::test_texts_beyond_the_bound_stand_in_the_entries",
     ),

@@ -19,5 +19,5 @@ def large_bodies(slice_bytes: int = 1000) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoded_body, "LARGE_BYTES", 0)
         patch.setattr(decoded_body, "parse_in_slices", sliced)
-        patch.setattr(attachments, "SHORTEST_CUT_BYTES", 4)
+        patch.setattr(attachments, "MIN_CUT_BYTES", 4)
         yield

@@ -184,7 +184,7 @@ async def read_books(store: Store, team_id: str) -> Books:
 
 @contextlib.asynccontextmanager
 async def open_ledger(
-    store_url: str, directory: Path, *, timeout_s: float = 0.5, **changes: Any
+    store_url: str, directory: Path, *, timeout_s: float = 5.0, **changes: Any
 ) -> AsyncIterator[LedgerParts]:
     """A ledger that waits `timeout_s` for the store's replies; `changes` are the policy's."""
     store = await Store.open(StoreSettings(url=store_url, timeout_s=timeout_s, breaker_open_s=0.05))
@@ -197,6 +197,16 @@ async def open_ledger(
     finally:
         await ledger.flush()
         await store.close()
+
+
+def new_secret(store_url: str, directory: Path) -> str:
+    """The secret of a key of a new team, for tests of processes that have no event loop of their own."""
+
+    async def make() -> str:
+        async with open_ledger(store_url, directory, timeout_s=30) as parts:
+            return await parts.another_secret((await parts.new_key(credit=10**13)).team_id)
+
+    return asyncio.run(make())
 
 
 @contextlib.asynccontextmanager

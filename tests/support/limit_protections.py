@@ -13,27 +13,29 @@ _TEST_MODELS: Final = "tests/ledger/test_model_limits.py"
 _OVERRIDES: Final = "gateway/store/scripts/overrides.lua"
 _OVERRIDES_PY: Final = "gateway/accounts/overrides.py"
 _TEST_OVERRIDES: Final = "tests/ledger/test_overrides.py"
+_RULES: Final = "gateway/accounts/rules.py"
+_TEST_LOWERED: Final = "tests/ledger/test_lowered_rates.py"
 _TEST_BY_MODEL: Final = "tests/ledger/test_overrides_by_model.py"
 
 LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "the oldest part of the last days counts whole",
         _METERS,
-        "wait = (meter[3] - at + NEWEST + SLOTS) * meter[2] - now",
-        "wait = (meter[3] - at + NEWEST + SLOTS - 1) * meter[2] - now",
+        "wait = (meter[SLOT_NUMBER] - at + NEWEST + SLOTS) * meter[SLOT_MS] - now",
+        "wait = (meter[SLOT_NUMBER] - at + NEWEST + SLOTS - 1) * meter[SLOT_MS] - now",
         f"{_TEST}::test_what_was_spent_in_the_last_days_leaves_a_rolling_budget",
     ),
     Protection(
         "what was admitted in another period gives nothing back in this one",
         _COUNTING,
-        "if at_ms >= meter[3] then meter[2] =",
-        "if true then meter[2] =",
+        "if at_ms >= meter[PERIOD_BEGIN] then meter[METER_USED] =",
+        "if true then meter[METER_USED] =",
         f"{_TEST}::test_a_settlement_counts_in_the_period_of_its_admission",
     ),
     Protection(
         "another time zone forgives nothing",
         _METERS,
-        "if from and now >= meter[4] and meter[3] < from then",
+        "if from and now >= meter[PERIOD_END] and meter[PERIOD_BEGIN] < from then",
         "if from then",
         f"{_TEST}::test_a_limit_counts_from_when_it_is_set_and_keeps_its_count_while_it_changes",
     ),
@@ -61,7 +63,7 @@ LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a limit of some models counts no other",
         _METERS,
-        "if not models or permitted(rule[5], models) then",
+        "if not models or permitted(rule[RULE_PATTERN], models) then",
         "if true then",
         f"{_TEST_MODELS}::test_a_limit_of_some_models_counts_these_together_and_no_other",
     ),
@@ -94,6 +96,13 @@ LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/operators/test_time_zones.py::test_what_is_no_zone_anchor_or_limit_is_refused",
     ),
     Protection(
+        "a queue in which nobody could wait is refused",
+        "gateway/api/admin/feasibility.py",
+        '        _refuse_idle(own, team.limits if team is not None else {}, "limits")',
+        "        pass",
+        "tests/operators/test_feasibility.py::test_a_queue_in_which_nobody_could_wait_is_refused",
+    ),
+    Protection(
         "a limit for a while ends",
         _OVERRIDES,
         "if now < until_ms then",
@@ -118,28 +127,28 @@ LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "refusals know of the end of a limit",
         "gateway/store/scripts/override_ends.lua",
-        "if not over or wait >= 0 and now + wait < over[1] then return wait end",
+        "if not override_end or wait >= 0 and now + wait < override_end[OVERRIDDEN_UNTIL] then return wait end",
         "if true then return wait end",
         f"{_TEST_OVERRIDES}::test_who_waits_for_the_end_of_a_lower_limit_is_served",
     ),
     Protection(
         "what was cut off at the end is not given back",
         "gateway/store/scripts/resolving.lua",
-        "and again < tpm then tokens = max(tokens, hold.tokens) end",
-        "and again < tpm then tokens = tokens end",
+        "and later_tpm < tpm then tokens = max(tokens, hold.tokens) end",
+        "and later_tpm < tpm then tokens = tokens end",
         f"{_TEST_OVERRIDES}::test_settling_behind_the_end_gives_back_nothing_that_others_have_used",
     ),
     Protection(
         "settlement knows of a rate's override",
         "gateway/store/scripts/settle_v8.lua",
-        "over[scope] = one",
-        "over = nil",
+        "tpm_overrides[scope] = item",
+        "tpm_overrides = nil",
         f"{_TEST_OVERRIDES}::test_settling_in_time_gives_back_what_has_not_drained_at_the_rate_that_holds",
     ),
     Protection(
         "no limit for a while goes on counting",
         _METERS,
-        "if (limit or over and over[2]) and PERIODS",
+        "if (limit or override_end and override_end[LIMIT_AFTER]) and PERIODS",
         "if limit and PERIODS",
         f"{_TEST_OVERRIDES}::test_a_local_budget_without_its_limit_for_a_while_counts_on",
     ),
@@ -172,5 +181,26 @@ LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "pass",
         "tests/operators/test_overrides.py"
         "::test_a_lead_changes_no_override_of_an_operator_and_sets_none_above_what_is_held",
+    ),
+    Protection(
+        "a lowered rate is used up by a minute's worth at most",
+        "gateway/store/scripts/config_v4.lua",
+        "scope[level] > new * MINUTE_MS then",
+        "false then",
+        f"{_TEST_LOWERED}::test_who_was_busy_at_the_old_rate_goes_on_at_the_new_one",
+    ),
+    Protection(
+        "so is one for some models or of each end user",
+        _RULES,
+        "if name in fixed or name not in lowered",
+        "if True",
+        f"{_TEST_LOWERED}::test_who_was_busy_at_the_old_rate_goes_on_at_the_new_one",
+    ),
+    Protection(
+        "a lead who lowers and raises an operator's rate gets no fresh minute",
+        _RULES,
+        "if name in changed and name not in fixed",
+        "if name in changed",
+        f"{_TEST_LOWERED}::test_a_lead_gets_no_fresh_minute_of_an_operators_rate_by_lowering_and_raising_it",
     ),
 )

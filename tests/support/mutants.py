@@ -20,6 +20,7 @@ from typing import Final
 
 from tests.support.admin_protections import ADMIN_PROTECTIONS
 from tests.support.attribution_protections import ATTRIBUTION_PROTECTIONS
+from tests.support.credit_protections import CREDIT_PROTECTIONS
 from tests.support.deploy_protections import DEPLOY_PROTECTIONS
 from tests.support.form_protections import FORM_PROTECTIONS
 from tests.support.growth_protections import GROWTH_PROTECTIONS
@@ -38,6 +39,7 @@ EVERY: Final = (
     *PROTECTIONS,
     *ADMIN_PROTECTIONS,
     *ATTRIBUTION_PROTECTIONS,
+    *CREDIT_PROTECTIONS,
     *DEPLOY_PROTECTIONS,
     *FORM_PROTECTIONS,
     *GROWTH_PROTECTIONS,
@@ -52,6 +54,7 @@ EVERY: Final = (
 )
 TESTS_FAILED: Final = 1  # pytest's exit code; others mean that it could not run them
 TIMEOUT_S: Final = 180
+SCHEDULES: Final = "10000"  # of the simulation: 300 of each kind of fault
 
 
 def copy_of_the_tree(directory: Path) -> Path:
@@ -76,7 +79,7 @@ def survives(protection: Protection, tree: Path) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", protection.test],
             cwd=tree,
-            env={**os.environ, "PYTHONPATH": str(tree)},
+            env={**os.environ, "PYTHONPATH": str(tree), "SCHEDULES": SCHEDULES},
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,

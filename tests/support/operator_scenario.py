@@ -107,7 +107,7 @@ def run_operator_scenario(operator: Operator, gateway: RunningGateway) -> None:
     assert operator.unused_secrets(search, keys[search].id) == 0
 
     send(gateway, keys[chat].text, "openai/large")
-    wait_until_sync(lambda: not gateway.services.ledger.open_holds, what="all are settled")
+    gateway.wait_until_settled()
     by_team = operator.spend("team")
     assert by_team[search] > by_team[chat] > 0
     assert batch not in by_team
@@ -118,8 +118,14 @@ def run_operator_scenario(operator: Operator, gateway: RunningGateway) -> None:
     send(gateway, keys[chat].text)
     with pytest.raises(openai.RateLimitError):
         send(gateway, keys[chat].text)
-    wait_until_sync(lambda: operator.why_refused(chat) != [], what="the refusal is seen")
-    assert operator.why_refused(chat) == ["key rpm rate_limit_exceeded"]
+    reasons: list[str] = []
+
+    def refusal_seen() -> bool:
+        reasons[:] = operator.why_refused(chat)
+        return reasons != []
+
+    wait_until_sync(refusal_seen, what="the refusal is seen")
+    assert reasons == ["key rpm rate_limit_exceeded"]
 
     with pytest.raises(openai.APIStatusError, match=r"(?i)credit|balance"):
         send(gateway, keys[batch].text)

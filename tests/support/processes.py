@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import orjson
@@ -63,7 +64,7 @@ class GatewayProcess:
 
     @property
     def run(self) -> str:
-        """The supervisor's name for this run, as its workers have it in their environment."""
+        """The supervisor's name for this run, as its workers have it in their environment, unless they are forks."""
         [pid, *_] = self.workers
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         return next(word.partition(b"=")[2].decode() for word in words if word.startswith(b"GATEWAY_RUN="))
@@ -71,16 +72,41 @@ class GatewayProcess:
     @property
     def workers(self) -> list[int]:
         """The worker processes; empty where the one process is the worker."""
-        pid = self.program.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-        return [int(child) for child in children if is_alive(int(child)) and _is_worker(int(child))]
+        return workers_of(self.program.process.pid)
+
+    def worker_of(self, client_port: int) -> int:
+        """The worker that serves a client's connection: the kernel chooses which one takes it."""
+        port = urlsplit(self.url).port
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+        [inode] = [row[9] for row in rows if (_port(row[1]), _port(row[2])) == (port, client_port)]
+        return next(pid for pid in self.workers if f"socket:[{inode}]" in _open_files(pid))
+
+
+def workers_of(supervisor: int) -> list[int]:
+    """Returns the worker processes of a gateway that runs as this process."""
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text(encoding="ascii").split()
+    return [int(child) for child in children if is_alive(int(child)) and _is_worker(int(child))]
+
+
+def _port(address: str) -> int:
+    """The port of an address in /proc/net/tcp."""
+    return int(address.partition(":")[2], 16)
+
+
+def _open_files(pid: int) -> set[str]:
+    found = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # it has been closed meanwhile
+            found.add(str(file.readlink()))
+    return found
 
 
 def _is_worker(pid: int) -> bool:
     try:
-        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+    return b"spawn_main" in words or b"fork_server" in words  # of its own, or a fork
 
 
 @contextlib.contextmanager
@@ -92,11 +118,12 @@ def gateway_process(
     workers: int = 1,
     hold_ttl_s: float = 15.0,
     route: str = "",
+    is_fork: bool = True,
     **settings: str,
 ) -> Iterator[GatewayProcess]:
     """`gateway serve`, every worker ready; `settings` as in `ledger__lease_s="1"`, `route` as in `state = "gateway"`.
 
-    Started again in the same directory, it finds what the last one left.
+    Started again in the same directory, it finds what the last one left. `is_fork`: program.py.
     """
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -113,7 +140,7 @@ def gateway_process(
         encoding="utf-8",
     )
     env = {"TEST_UPSTREAM_KEY": UPSTREAM_KEY} | {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
-    with started("serve", "--config", str(config), cwd=directory, env=env) as program:
+    with started("serve", "--config", str(config), cwd=directory, env=env, is_fork=is_fork) as program:
         program.wait_for(READY, count=workers)
         yield GatewayProcess(f"http://127.0.0.1:{port}", program)
 

@@ -11,15 +11,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
+from tests.support.fork_server import Forked, ForkServer, read_at_start
 from tests.support.log_scan import leaks, secrets_of
 from tests.support.waiting import wait_until_sync
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = (sys.executable, "-m", "gateway")
+MODULE = ("-m", "gateway")
+PROGRAM = (sys.executable, *MODULE)
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -41,22 +45,43 @@ class Ended:
     err: str
 
 
-def run(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
+def start(
+    python: Sequence[str], cwd: Path, env: Mapping[str, str], out: IO[Any], err: IO[Any], *, is_fork: bool = True
+) -> Forked | subprocess.Popen[bytes]:
+    """Starts Python with these arguments, by default as a fork: fork_server.py.
+
+    With other variables for the interpreter than the tests' own, it is a process of its own all the same.
+    """
+    usual = environment()
+    if is_fork and ForkServer.is_possible(env, usual):
+        return ForkServer.shared(read_at_start(usual)).start(python, cwd, env, out, err)
+    return subprocess.Popen([sys.executable, *python], cwd=cwd, env=env, stdout=out, stderr=err)
+
+
+def run(*words: str, cwd: Path, env: Mapping[str, str] | None = None, is_fork: bool = True) -> Ended:
     """Runs a command to its end."""
-    done = subprocess.run(
-        [*PROGRAM, *words], cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=100, check=False
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = start((*MODULE, *words), cwd, environment(env), out, err, is_fork=is_fork)
+        try:
+            code = process.wait(timeout=100)
+        finally:
+            process.kill()
+            process.wait()
+        out.seek(0)
+        err.seek(0)
+        return Ended(code, out.read(), err.read())
 
 
 class Program:
     """A command that serves."""
 
-    def __init__(self, words: tuple[str, ...], cwd: Path, env: Mapping[str, str] | None) -> None:
+    def __init__(
+        self, words: tuple[str, ...], cwd: Path, env: Mapping[str, str] | None, *, is_fork: bool = True
+    ) -> None:
         self._out = cwd / "out"
         self._err = cwd / "err"
         with self._out.open("w") as out, self._err.open("w") as err:
-            self.process = subprocess.Popen([*PROGRAM, *words], cwd=cwd, env=environment(env), stdout=out, stderr=err)
+            self.process = start((*MODULE, *words), cwd, environment(env), out, err, is_fork=is_fork)
 
     @property
     def out(self) -> str:
@@ -88,9 +113,9 @@ class Program:
 
 
 @contextlib.contextmanager
-def started(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[Program]:
+def started(*words: str, cwd: Path, env: Mapping[str, str] | None = None, is_fork: bool = True) -> Iterator[Program]:
     """Runs a program that serves until the block ends. Its log must not contain a secret."""
-    program = Program(words, cwd, env)
+    program = Program(words, cwd, env, is_fork=is_fork)
     try:
         yield program
     finally:

@@ -240,7 +240,7 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "large answers are rendered in slices",
         "gateway/api/admin/answers.py",
-        "        await asyncio.sleep(0)  # a lock that nobody else wants lets nobody else run\n",
+        "        await asyncio.sleep(0)  # an uncontended lock does not yield to other tasks\n",
         "",
         "tests/operators/test_admin_load.py::test_a_large_answer_is_rendered_in_slices_between_which_others_run",
     ),
@@ -275,8 +275,8 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a void frees its idempotency key",
         _SETTLE,
-        "elseif kind == 'settle' and ARGV[17] ~= '0' then redis.call('SET', mark,",
-        "elseif true then redis.call('SET', mark,",
+        "elseif kind == 'settle' and ARGV[17] ~= '0' then redis.call('SET', idempotency_key,",
+        "elseif true then redis.call('SET', idempotency_key,",
         f"{_TEST_SETTLE}::test_what_cost_nothing_frees_its_idempotency_key",
     ),
     Protection(
@@ -308,9 +308,9 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/billing/test_fields.py::test_models_that_may_answer_instead_are_held_charged_and_permitted",
     ),
     Protection(
-        "the dearest model that may answer is held",
+        "the most expensive model that may answer is held",
         "gateway/proxy/reservation.py",
-        "_reserve_dearest(inputs) if route.instead else _reserve_at_price(inputs, route.price)",
+        "_reserve_highest(inputs) if route.instead else _reserve_at_price(inputs, route.price)",
         "_reserve_at_price(inputs, route.price)",
         "tests/billing/test_answered_price.py::test_what_is_held_is_the_dearest_that_may_answer",
     ),

@@ -12,22 +12,22 @@ QUEUE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "who comes later does not go first",
         "gateway/store/scripts/queue.lua",
-        "if queued and now < queued + 0 and not turn.is_full then turn.behind = 'team' end",
+        "if queued and now < queued + 0 and not place.is_full then place.behind = 'team' end",
         "",
         f"{_TEST}::test_nobody_who_comes_later_goes_first",
     ),
     Protection(
         "requests wait in the order in which they came",
         "gateway/store/scripts/queue.lua",
-        "if other.arrived < turn.arrived and concerns and",
+        "if other.arrived < place.arrived and can_block and",
         "if false and",
         f"{_TEST}::test_who_came_first_is_served_first_over_all_workers",
     ),
     Protection(
         "a key that waits for itself does not stop its team",
         "gateway/store/scripts/queue.lua",
-        "local concerns = other.whose == key_id or other.scope == 'team'",
-        "local concerns = true",
+        "local can_block = other.whose == key_id or other.scope == 'team'",
+        "local can_block = true",
         f"{_TEST}::test_a_key_that_waits_for_itself_does_not_stop_its_team",
     ),
     Protection(

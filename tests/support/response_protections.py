@@ -9,6 +9,8 @@ from tests.support.protections import Protection
 _TEST_EARLY_IDS: Final = "tests/faults/test_ids_known_early.py"
 _TEST_ESTIMATES: Final = "tests/faults/test_estimates.py"
 _TEST_LATE: Final = "tests/faults/test_late_overruns.py"
+_TEST_CONTINUING: Final = "tests/state/test_continuing.py"
+_TEST_ODD: Final = "tests/state/test_odd_requests.py"
 _TEST_FREE: Final = "tests/faults/test_what_costs_nothing.py"
 
 RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
@@ -70,7 +72,7 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "what costs nothing needs no credits",
-        "gateway/store/scripts/admit_v7.lua",
+        "gateway/store/scripts/admit_v8.lua",
         "metered and amount > 0 and available < amount",
         "metered and available < amount",
         f"{_TEST_FREE}::test_what_costs_nothing_passes_where_nothing_is_left",
@@ -95,5 +97,40 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "if name in _IMAGE_MEMBERS and _IMAGES.match(head):",
         "if name in _IMAGE_MEMBERS:",
         "tests/unit/test_input_tokens.py::test_text_dressed_as_a_file_is_text",
+    ),
+    Protection(
+        "what was meant not to be stored is not stored by mistake",
+        "gateway/state/turns.py",
+        "        _check_switches(fields)\n",
+        "",
+        f"{_TEST_ODD}::test_a_switch_is_true_or_false",
+    ),
+    Protection(
+        "an empty id continues nothing",
+        "gateway/state/responses.py",
+        "if not ids:",
+        "if False:",
+        f"{_TEST_ODD}::test_an_empty_id_is_one_that_is_not_known",
+    ),
+    Protection(
+        "a warm-up costs nothing although its flag is no boolean",
+        "gateway/websocket/messages.py",
+        'if not isinstance(message.fields.get("generate"), bool | None):',
+        "if False:",
+        "tests/websocket/test_turns.py::test_what_http_alone_means_is_dropped_and_a_background_is_refused",
+    ),
+    Protection(
+        "a chain is kept as links",
+        "gateway/state/turn.py",
+        "own = self._input if past.stored else with_ids(self.window)",
+        "own = with_ids(self.window)",
+        f"{_TEST_CONTINUING}::test_a_chain_is_kept_as_links_that_are_no_longer_for_being_late",
+    ),
+    Protection(
+        "a request is bounded with all that it continues",
+        "gateway/state/turns.py",
+        "        if len(body) > max_bytes:\n",
+        "        if False:\n",
+        f"{_TEST_CONTINUING}::test_a_request_is_bounded_with_all_that_it_continues",
     ),
 )

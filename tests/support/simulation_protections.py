@@ -15,7 +15,7 @@ _UPKEEP: Final = "gateway/ledger/upkeep.py"
 SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "an admission that comes late runs no more",
-        "gateway/store/scripts/admit_v7.lua",
+        "gateway/store/scripts/admit_v8.lua",
         "if ARGV[13] ~= '' and now > ARGV[13] + 0 then return refuse('late', '', 0, 0, -1) end",
         "",
         f"{_SCHEDULES}[lost_by_the_client]",
@@ -44,14 +44,14 @@ SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a hold that has expired has a grace when it is first seen",
         "gateway/store/scripts/expire_v3.lua",
-        "if expiry % 1 == 0 or now - expiry > life then",
+        "if expiry % 1 == 0 or now - expiry > life_ms then",
         "if false then",
         f"{_SCHEDULES}[store_stands_still]",
     ),
     Protection(
         "a lease does not end by the time in which the store stood still",
         "gateway/store/scripts/lease_v1.lua",
-        "if now - ran > lease / 2 or now < ran then",
+        "if now - last_call_ms > lease_ms / 2 or now < last_call_ms then",
         "if false then",
         f"{_SCHEDULES}[store_stands_still]",
     ),
@@ -68,6 +68,27 @@ SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "considered this one dead and voided its holds.\n            await self._restore()\n",
         "considered this one dead and voided its holds.\n            pass\n",
         f"{_FAILOVER}::test_no_acknowledged_settlement_is_lost_where_the_replica_lags_by_half_a_second",
+    ),
+    Protection(
+        "a restored hold counts at a limit whose counter was lost",
+        "gateway/store/scripts/restore_v4.lua",
+        "    local meter = meter_that_counts(meters, entries, scope, id)\n",
+        "    local meter = meters[scope] and meters[scope][id]\n",
+        "tests/simulation/test_found.py::test_a_request_whose_admission_a_failover_has_lost_keeps_its_slot",
+    ),
+    Protection(
+        "no more requests of an end user run than may",
+        "gateway/store/scripts/end_users_admission.lua",
+        "  new = new + (entries[scope] and not known and 1 or 0)\n",
+        "  new = new + (entries[scope] and not known and 1 or 0)\n  entry[3] = {}\n",
+        f"{_SCHEDULES}[cut_now]",
+    ),
+    Protection(
+        "a slot of an end user comes back when its request ends",
+        "gateway/store/scripts/resolving.lua",
+        "    if save_resolved then save_resolved(hold, hold.counted, entries, kept_ms, now, -slots) end\n",
+        "",
+        f"{_SCHEDULES}[cut_now]",
     ),
     Protection(
         "holds of running requests are renewed",

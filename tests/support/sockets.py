@@ -54,11 +54,11 @@ def read_all(client: socket.socket) -> bytes:
     return received
 
 
-def send_until_stuck(client: socket.socket, data: bytes, most_bytes: int) -> int:
+def send_until_stuck(client: socket.socket, data: bytes, max_bytes: int) -> int:
     """Sends without reading until nothing is taken for half a second; gives how much was."""
     client.settimeout(0.5)
     sent = 0
     with contextlib.suppress(TimeoutError, ConnectionError):
-        while sent < most_bytes:
+        while sent < max_bytes:
             sent += client.send(data)
     return sent

@@ -64,7 +64,7 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a call adds a bounded number of items to a conversation",
         "gateway/api/conversations.py",
-        'check_number(given if isinstance(given, list) else (), "items")',
+        'check_number(given or (), "items")',
         "pass",
         f"{_TEST_BODIES}::test_the_items_of_one_step_are_bounded",
     ),
@@ -162,7 +162,7 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "what waits for a client is bounded",
         _CONNECTION,
-        "if self.transport.get_write_buffer_size() > self._bounds.max_unsent_bytes:",
+        "if self.is_open and self.transport.get_write_buffer_size() > self._bounds.max_unsent_bytes:",
         "if False:",
         f"{_TEST_BOUNDS}::test_more_than_may_wait_for_a_client_ends_it",
     ),
@@ -377,5 +377,12 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "        elif head.kind == CREATED:\n            self.abort()\n",
         "",
         f"{_TEST_UPSTREAMS}::test_a_response_that_nobody_asked_for_ends_the_socket",
+    ),
+    Protection(
+        "what ends after its client has left is not remembered",
+        "gateway/websocket/turn.py",
+        "if self._socket.connection.is_open:  # else its memory has been cleared",
+        "if True:  #",
+        "tests/websocket/test_memory.py::test_a_response_that_ends_after_its_client_has_left_is_not_remembered",
     ),
 )

@@ -49,6 +49,8 @@ class Bench:
         self.clock.stopped_ms = now_ms
         while await _server_ms(self.one) != now_ms:  # noqa: ASYNC110 - the server tells nobody
             await asyncio.sleep(0.001)
+        for worker in self.workers:
+            await worker.store.measure_clocks()
 
     async def override(self, key: ApiKey, of_key: bool, **changes: Any) -> None:
         """Changes the limits, or what holds instead, of a key or its team."""

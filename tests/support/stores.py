@@ -10,7 +10,7 @@ COUNT = Script.of("count", "return redis.call('INCRBY', KEYS[1], ARGV[1])")
 
 
 def hasty(url: str) -> StoreSettings:
-    return StoreSettings(url=url, timeout_s=0.2, connect_timeout_s=1.0, breaker_open_s=0.05)
+    return StoreSettings(url=url, timeout_s=0.5, connect_timeout_s=1.0, breaker_open_s=0.05)
 
 
 @contextlib.asynccontextmanager

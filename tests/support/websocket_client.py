@@ -12,6 +12,7 @@ import contextlib
 import json
 import socket
 from collections import deque
+from contextlib import ExitStack
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -95,11 +96,6 @@ class Wire:
     def __init__(self, url: str, key: str, *, receive_bytes: int | None = None, compression: bool = False) -> None:
         parts = urlsplit(url)
         self._unread: deque[Any] = deque()
-        self.socket = socket.socket()
-        if receive_bytes is not None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        self.socket.settimeout(TIMEOUT_S)
-        self.socket.connect((parts.hostname, parts.port))
         self.protocol = ClientProtocol(
             parse_uri(f"ws://{parts.netloc}/v1/responses"),
             extensions=[ClientPerMessageDeflateFactory()] if compression else None,
@@ -108,8 +104,16 @@ class Wire:
         request = self.protocol.connect()
         request.headers["authorization"] = f"Bearer {key}"
         self.protocol.send_request(request)
-        self.write()
-        self.response = self.next(Response)
+        self.socket = socket.socket()
+        with ExitStack() as cleanup:
+            cleanup.callback(self.socket.close)
+            if receive_bytes is not None:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+            self.socket.settimeout(TIMEOUT_S)
+            self.socket.connect((parts.hostname, parts.port))
+            self.write()
+            self.response = self.next(Response)
+            cleanup.pop_all()
 
     def __enter__(self) -> Self:
         return self

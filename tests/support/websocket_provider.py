@@ -69,6 +69,13 @@ class Connection:
             self.protocol.send_text(data)
             self.flush()
 
+    def receive(self, data: bytes) -> list[Any]:
+        """Takes bytes and answers pings. Turns send from threads of their own: without the lock frames were lost."""
+        with self._lock:
+            self.protocol.receive_data(data)
+            self.flush()
+            return self.protocol.events_received()
+
     def flush(self) -> None:
         for data in self.protocol.data_to_send():
             self._handler.wfile.write(data)
@@ -207,8 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
     def listen(self, connection: Connection) -> None:
         parts: list[bytes] = []
         while data := self.connection.recv(65_536):
-            connection.protocol.receive_data(data)
-            for event in connection.protocol.events_received():
+            for event in connection.receive(data):
                 if not isinstance(event, Frame):
                     continue
                 if event.opcode is Opcode.PING:
@@ -218,7 +224,6 @@ class _Handler(BaseHTTPRequestHandler):
                     if event.fin:
                         self.take(connection, b"".join(parts))
                         parts.clear()
-            connection.flush()
             if connection.protocol.state is not State.OPEN:
                 return
 

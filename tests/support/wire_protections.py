@@ -9,6 +9,7 @@ from tests.support.protections import Protection
 _DECODER: Final = "gateway/protocol/stream_decoder.py"
 _TEST_CODINGS: Final = "tests/unit/test_content_codings.py"
 _TEST_ERRORS: Final = "tests/dialects/test_errors_in_json.py"
+_TEST_UPSTREAMS: Final = "tests/websocket/upstreams/test_large_answers.py"
 _TEST_COMPRESSED: Final = "tests/dialects/test_compressed_answers.py"
 
 WIRE_PROTECTIONS: Final[tuple[Protection, ...]] = (
@@ -109,5 +110,61 @@ WIRE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "    refuse_unreadable(status, opened.answer.headers, body, may_be_missing=False)\n",
         "",
         f"{_TEST_ERRORS}::test_a_refusal_of_the_gateways_account_shows_nothing_of_it",
+    ),
+    Protection(
+        "large events become messages of a WebSocket off the event loop",
+        "gateway/websocket/turn_client.py",
+        "            rest, events, frames = await self._off_loop.run(work)",
+        "            rest, events, frames = work()",
+        "tests/websocket/test_large_messages.py::test_a_large_event_becomes_a_message_in_a_thread",
+    ),
+    Protection(
+        "large frames of a WebSocket are parsed off the event loop",
+        "gateway/http/websocket_connection.py",
+        "            if self._frame_bytes > (_LONG_COMPRESSED_BYTES if self._protocol.extensions else LONG_BYTES):",
+        "            if False:",
+        "tests/websocket/test_large_messages.py::test_a_large_frame_is_parsed_by_a_thread",
+    ),
+    Protection(
+        "a long text message of a WebSocket is UTF-8",
+        "gateway/websocket/session.py",
+        "                elif await off_loop.run(partial(is_utf8, text)):",
+        "                elif True:",
+        "tests/websocket/test_large_messages.py::test_a_large_message_that_is_not_utf8_ends_the_socket",
+    ),
+    Protection(
+        "a large message of an upstream's socket is read by a thread",
+        "gateway/upstream/websocket_reader.py",
+        "        if len(text) > LONG_BYTES:\n",
+        "        if False:\n",
+        f"{_TEST_UPSTREAMS}::test_a_large_message_is_read_by_a_thread_and_what_follows_it_waits",
+    ),
+    Protection(
+        "what an upstream's socket has brought is read to its end, although the socket has closed",
+        "gateway/upstream/websocket.py",
+        "        if not self._reader.is_busy:\n            self._end(self._lost)\n",
+        "        self._end(self._lost)\n",
+        f"{_TEST_UPSTREAMS}::test_a_turn_whose_last_message_is_being_read_does_not_die_with_its_socket[lost]",
+    ),
+    Protection(
+        "a turn whose last message is being read does not end with the close frame behind it",
+        "gateway/upstream/websocket.py",
+        "        if self._reader.is_busy:\n            if self._transport",
+        "        if False:\n            if self._transport",
+        f"{_TEST_UPSTREAMS}::test_a_turn_whose_last_message_is_being_read_does_not_die_with_its_socket[close frame]",
+    ),
+    Protection(
+        "a large answer to a steering is framed by a thread",
+        "gateway/websocket/steering_answers.py",
+        "if size <= LONG_BYTES and not self._waiting:",
+        "if not self._waiting:",
+        f"{_TEST_UPSTREAMS}::test_a_large_refused_steering_is_framed_by_a_thread_and_the_next_one_waits",
+    ),
+    Protection(
+        "an answer to a steering does not overtake a large one",
+        "gateway/websocket/steering_answers.py",
+        "if size <= LONG_BYTES and not self._waiting:",
+        "if size <= LONG_BYTES:",
+        f"{_TEST_UPSTREAMS}::test_a_large_refused_steering_is_framed_by_a_thread_and_the_next_one_waits",
     ),
 )

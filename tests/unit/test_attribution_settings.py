@@ -12,7 +12,9 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_PROVIDER_KEY", "provider-key")
 
 
-@pytest.mark.parametrize("header", ["x-gateway-tags", "x-gateway-t*", "x-gateway-*", "authorization"])
+@pytest.mark.parametrize(
+    "header", ["x-gateway-tags", "x-gateway-end-user", "x-gateway-t*", "x-gateway-*", "authorization"]
+)
 def test_the_gateway_s_own_headers_are_not_forwarded(tmp_path: Path, header: str) -> None:
     text = GOOD.replace("[[routes]]", f'forward_headers = ["{header}"]\n[[routes]]')
     assert any("never goes to an upstream" in problem for problem in problems(tmp_path, text))

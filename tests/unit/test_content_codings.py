@@ -39,15 +39,14 @@ def test_a_body_decodes_to_what_it_was(data: bytes, times: int) -> None:
 def test_a_long_body_decodes_to_what_it_was(size: int, noise: bool) -> None:
     """In more pieces than one, of what came and of what it becomes."""
     data = random.Random(size).randbytes(size) if noise else bytes(min(size, 1_000_000))  # noqa: S311 - no secret
-    assert decode(gzip.compress(data), "gzip", MAX_BYTES) == data
     for coding in CODINGS:
-        assert decode(PACKERS[coding](data), coding, MAX_BYTES) == data
-    if noise:
-        assert decode(gzip.compress(data) * 2, "gzip", MAX_BYTES) == data * 2
-        for coding in CODINGS:
-            for cut in (1, 8, size // 2):
-                with pytest.raises(GatewayError):
-                    decode(PACKERS[coding](data)[:-cut], coding, MAX_BYTES)
+        coded = PACKERS[coding](data)
+        assert decode(coded, coding, MAX_BYTES) == data
+        for cut in (1, 8, size // 2) if noise else ():
+            with pytest.raises(GatewayError):
+                decode(coded[:-cut], coding, MAX_BYTES)
+        if noise and coding == "gzip":
+            assert decode(coded * 2, coding, MAX_BYTES) == data * 2
 
 
 @given(st.binary(max_size=200), st.sampled_from(CODINGS))

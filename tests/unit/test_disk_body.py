@@ -24,6 +24,7 @@ from gateway.protocol.form_body import read_form_request
 from gateway.protocol.multipart import text_edit
 from gateway.proxy.form_spool import FormSpool
 from tests.support.forms import BOUNDARY, CONTENT_TYPE, closed, file_part, text_part
+from tests.support.waiting import wait_until
 from tests.unit.test_multipart import GAMES
 
 OFF_LOOP = OffLoop(1)
@@ -178,7 +179,7 @@ def test_a_form_is_read_the_same_and_sent_with_another_model(directory: Path, co
         return
     with on_disk(data, directory) as body:
         found = read_form_request(body, CONTENT_TYPE.encode(), TRANSCRIPTION.request)
-        assert found._replace(on_disk=None, body=data) == wanted
+        assert found._replace(on_disk=None, held=wanted.held) == wanted
         assert (found.body, found.size_bytes) == (b"", len(data))
         assert found.form is not None
         edit = text_edit(found.form, "model", "new")
@@ -196,5 +197,19 @@ def whole(sent: SentBody) -> bytes:
 async def test_a_piece_is_read_in_a_thread(directory: Path) -> None:
     with on_disk(b"abcdef", directory) as body:
         read = asyncio.get_running_loop().create_future()
-        SentBody(body, OFF_LOOP).ask(2, 3, read.set_result)
+        SentBody(body, OFF_LOOP).begin_read(2, 3, read.set_result)
         assert (await (await read)) == b"cde"
+
+
+async def test_forms_that_wait_to_be_closed_are_closed_when_their_worker_stops(directory: Path) -> None:
+    spool, goes_on, before = FormSpool(directory, 0, 1000, timeout_s=5), threading.Event(), descriptors()
+    form = spool.begin(3, is_longer=True, decoder=None)
+    await form.take(b"abc")
+    await form.end()
+    busy = [asyncio.create_task(spool.run(goes_on.wait)) for _ in range(8)]  # more than there are threads
+    await asyncio.sleep(0)
+    form.close()
+    spool.close()
+    goes_on.set()
+    await asyncio.gather(*busy)
+    await wait_until(lambda: descriptors() == before)

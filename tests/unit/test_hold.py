@@ -17,7 +17,7 @@ from gateway.billing.rates import KINDS, MILLION
 from gateway.config.price_settings import PriceSettings
 from gateway.protocol.quantities import Images, Quantities, Segment, Usage
 from tests.support.effort import effort
-from tests.support.price_rows import NOW, TIER_NAMES, TOOLS, rows
+from tests.support.price_rows import NOW, ROWS, ROWS_OF_ONE_VERSION, TIER_NAMES, TOOLS
 
 
 @st.composite
@@ -68,7 +68,7 @@ WORKS = st.builds(
 
 
 @settings(max_examples=effort(100), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(rows(), st.data())
+@given(ROWS, st.data())
 def test_nothing_within_the_bounds_costs_more_than_the_hold(row: dict[str, Any], data: st.DataObject) -> None:
     price = PriceSettings.model_validate(row).price()
     table = PriceTable({"a": price})
@@ -116,6 +116,16 @@ def test_the_dearest_that_can_apply(row: dict[str, Any], work: Work, expected: i
     assert worst_case(priced(**row), work, noon, noon + 3_600_000).amount_nano_usd == expected
 
 
+def test_units_are_held_in_place_of_tokens_where_only_another_row_states_their_price() -> None:
+    table = PriceTable({"a": priced(input="0", output="0", per_unit={"second": "0.0001"}), "b": priced()})
+    work = Work(input_tokens=100, output_tokens=0, units={"second": Decimal(60)})
+    usage = Usage(0, 0, 0, 0, 0, None, Quantities((), units={"second": Decimal(60)}))
+    hold = worst_case(table.prices["b"], work, NOW, NOW, table).amount_nano_usd
+    assert cost_of_usage_nano_usd(table.prices["b"], usage, NOW, table) == hold == 6_000_000
+    more = work._replace(input_tokens=10_000)
+    assert worst_case(table.prices["b"], more, NOW, NOW, table).amount_nano_usd == 10_000_000, "not both of them"
+
+
 def test_a_version_that_may_be_in_force_at_the_deadline_counts() -> None:
     midnight = (1_795_953_600_000 // DAY_MS + 1) * DAY_MS
     row = priced(**{"from": {"2026-11-30": {"input": "2", "output": "10"}}})
@@ -125,7 +135,7 @@ def test_a_version_that_may_be_in_force_at_the_deadline_counts() -> None:
 
 
 @settings(max_examples=effort(50))
-@given(rows(versions=False), WORKS, st.integers(0, 10**12))
+@given(ROWS_OF_ONE_VERSION, WORKS, st.integers(0, 10**12))
 def test_what_a_balance_buys_is_covered_by_it(row: dict[str, Any], work: Work, available: int) -> None:
     price = PriceSettings.model_validate(row).price()
     worst = worst_case(price, work._replace(output_tokens=0), NOW, NOW + 1000)

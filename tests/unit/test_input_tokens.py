@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.attachments import SHORTEST_BYTES, find_attachments
+from gateway.protocol.attachments import MIN_ATTACHMENT_BYTES, find_attachments
 from gateway.protocol.request_work import read_work
 from gateway.protocol.token_estimates import (
     BYTES_PER_TOKEN,
@@ -86,7 +86,7 @@ def test_a_file_is_found_wherever_it_begins(before: str, size: int, is_url: bool
     image = f"data:image/png;base64,{content}" if is_url else content
     data = json.dumps([before, {"image_url": image}, {"image_url": image, "text": before}]).encode()
     found = find_attachments(data)
-    assert len(found) == (2 if len(content) >= SHORTEST_BYTES else 0)
+    assert len(found) == (2 if len(content) >= MIN_ATTACHMENT_BYTES else 0)
     assert all(data[one.start : one.end] == b'"' + image.encode() and one.kind == "image" for one in found)
 
 

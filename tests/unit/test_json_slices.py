@@ -45,7 +45,7 @@ def written(value: Any, draw: st.DataObject) -> bytes:
     return json.dumps(value, ensure_ascii=ascii_, indent=indent).encode()
 
 
-@settings(max_examples=effort(200))
+@settings(max_examples=effort(100))
 @given(ROOT, SLICES, st.data())
 def test_a_value_is_the_same_however_it_is_sliced(value: Any, slice_bytes: int, data: st.DataObject) -> None:
     text = written(value, data)
@@ -53,7 +53,7 @@ def test_a_value_is_the_same_however_it_is_sliced(value: Any, slice_bytes: int, 
     assert parsed(bytearray(text), slice_bytes) == value
 
 
-@settings(max_examples=effort(200))
+@settings(max_examples=effort(100))
 @given(ROOT, SLICES, EDITS, st.data())
 def test_what_is_no_json_is_refused_however_it_is_sliced(
     value: Any, slice_bytes: int, edit: bytes, data: st.DataObject
@@ -81,9 +81,9 @@ def test_nesting_is_bounded() -> None:
 
 def test_brackets_are_bounded() -> None:
     text = b"[" + b"[]," * 99 + b"[]]"
-    assert len(parse_in_slices(text, orjson.loads, most_brackets=101, slice_bytes=32).value) == 100
+    assert len(parse_in_slices(text, orjson.loads, max_brackets=101, slice_bytes=32).value) == 100
     with pytest.raises(TooManyValues):
-        parse_in_slices(text, orjson.loads, most_brackets=100, slice_bytes=32)
+        parse_in_slices(text, orjson.loads, max_brackets=100, slice_bytes=32)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["model", "x", "mod\\u0065l", "input"]), JSON), max_size=8), SLICES)
@@ -106,7 +106,7 @@ def test_long_values_are_left_out_where_they_do_not_matter() -> None:
         "numbers": list(range(100_000)),
         "usage": {"prompt_tokens": 3},
     }
-    sliced = parse_in_slices(json.dumps(value).encode(), orjson.loads, longest=100_000).value
+    sliced = parse_in_slices(json.dumps(value).encode(), orjson.loads, max_characters=100_000).value
     assert sliced["usage"] == value["usage"]
     assert sliced["image"] == "A" * 100_000
     assert [one["index"] for one in sliced["data"]] == list(range(20))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.protocol.byte_search import PIECE_BYTES
 from gateway.protocol.json_splice import members, replace
 
 json_values = st.recursive(
@@ -53,3 +55,23 @@ def test_an_object_inside_an_object_is_changed_where_it_starts() -> None:
     assert replace(text, start, {"id": b"9", "new": b"true"}) == (
         b'{"a": {"id": 9, "x": [1, {"id": 2}],"new":true}, "id": 3}'
     )
+
+
+LONG = 2 * PIECE_BYTES + 3
+
+
+@pytest.mark.parametrize("text", ["x" * LONG, '\\"' * LONG, "y" + '"' * LONG, "[{" * LONG, '",' * LONG, "\n" * LONG])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_value_may_be_longer_than_one_search(text: str, shift: int) -> None:
+    value = [{"t": "x" * shift + text}, [text, text], 1]
+    for whole in ({"id": value, "last": text}, {"a": "", "id": value}):
+        changed = replace(json.dumps(whole).encode(), 0, {"id": b"2", "new": b"3"})
+        assert json.loads(changed) == {**whole, "id": 2, "new": 3}
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"a":"' + b"x" * LONG, b'{"a":"' + b'\\"' * LONG, b'{"a":[' + b"1," * LONG, b'{"a":["' + b"]" * LONG]
+)
+def test_a_value_without_an_end_is_an_error(text: bytes) -> None:
+    with pytest.raises(ValueError, match="without an end"):
+        list(members(text))

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from gateway.protocol.sse_framing import LONG_READ_BYTES, slice_end, split_events
 
-MOST_BYTES = 16 * 1024
-MOST_EVENTS = 3_000  # of three bytes each; of longer ones, fewer
+MAX_SLICE_BYTES = 16 * 1024
+MAX_EVENTS = 3_000  # of three bytes each; of longer ones, fewer
 EVENTS = (b":\n\n", b"data: {}\n\n", b"data: {}\r\n\r\n", b"data:\r\r", b"data: %b\n\n" % (b"x" * 300), b"x" * 20_000)
 
 
@@ -22,9 +22,9 @@ def test_slices_are_all_of_a_read_and_none_has_much_work(parts: list[tuple[bytes
         slices.append(read[at:end])
         at = end
     assert b"".join(slices) == read
-    assert all(0 < len(one) <= MOST_BYTES for one in slices)
-    assert all(len(split_events(one)) <= MOST_EVENTS for one in slices)
+    assert all(0 < len(one) <= MAX_SLICE_BYTES for one in slices)
+    assert all(len(split_events(one)) <= MAX_EVENTS for one in slices)
 
 
 def test_a_read_that_is_not_long_has_not_more_work() -> None:
-    assert LONG_READ_BYTES / len(EVENTS[0]) <= MOST_EVENTS
+    assert LONG_READ_BYTES / len(EVENTS[0]) <= MAX_EVENTS

@@ -127,3 +127,22 @@ def test_a_calendar_is_valid_as_long_as_it_has_edges(zone: str, at_ms: int) -> N
 def test_a_zone_that_nobody_knows_is_refused(name: str) -> None:
     with pytest.raises(UnknownZone):
         zone_of(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Asia/Kolkatta", "Asia/Kolkata"),
+        ("europe/berlin", "Europe/Berlin"),
+        ("utc", "UTC"),
+        ("New York", "America/New_York"),
+        ("Kolkatta", "Asia/Kolkata"),
+        ("GMT+2", None),  # Etc/GMT+2 is two hours behind
+        ("CEST", None),
+        ("Mars/Phobos", None),
+    ],
+)
+def test_the_zone_that_was_meant_is_named(name: str, meant: str | None) -> None:
+    with pytest.raises(UnknownZone) as refused:
+        zone_of(name)
+    assert str(refused.value).endswith(f"; is it {meant}?" if meant else "such as Asia/Kolkata, Europe/Berlin or UTC")

@@ -44,7 +44,8 @@ def refusal(data: bytes) -> GatewayError:
 
 def test_the_fields_that_the_gateway_reads() -> None:
     data = body(stream=True, max_output_tokens=5, previous_response_id="resp_1")
-    assert read_request_body(data)[:6] == (data, "openai/gpt-5.2", True, 5, "resp_1", estimate_input_tokens(data))
+    found = read_request_body(data)
+    assert (found.body, *found[1:6]) == (data, "openai/gpt-5.2", True, 5, "resp_1", estimate_input_tokens(data))
 
 
 @pytest.mark.parametrize("field", ["stream", "max_output_tokens", "previous_response_id"])

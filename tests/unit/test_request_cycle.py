@@ -27,7 +27,7 @@ class NotedConnection:
     write_paused = False
     on_leave: Callable[[], Any] | None = None
     transport: asyncio.Transport
-    held = 0
+    counted_bytes = 0
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -56,7 +56,7 @@ class NotedConnection:
     def answered(self, cycle: RequestCycle) -> None:
         raise NotImplementedError
 
-    def count_held(self) -> None:
+    def count_unverified(self) -> None:
         raise NotImplementedError
 
     def detach(self, cycle: RequestCycle) -> Detached:

@@ -37,3 +37,30 @@ def test_no_script_of_ours_has_a_constant_or_an_include_left(name: str) -> None:
     code = Script.load(name).source
     assert not re.search(r"^local [A-Z_, ]+ = \d", code, re.MULTILINE)
     assert "--@include" not in Script.load(name).source
+
+
+_NO_CODE = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|--[^\n]*")
+_DECLARED = re.compile(r"\blocal (?!function)([\w, ]+)|\bfor ([\w, ]+?) (?:=|in\b)|\bfunction ?(\w*) ?\(([\w, .]*)\)")
+_USED = re.compile(r"(?<![.:\w])[A-Za-z_]\w*")
+_KNOWN = """
+and break do else elseif end false for function if in local nil not or repeat return then true until while
+KEYS ARGV redis cjson cmsgpack struct string math table unpack type tonumber tostring pairs ipairs next pcall select
+"""
+
+
+def undeclared(code: str) -> set[str]:
+    """The names that a script uses and nowhere declares. The store stops a script when it comes to such a name."""
+    bare = _NO_CODE.sub("", code)
+    declared = {word for found in _DECLARED.findall(bare) for part in found for word in re.findall(r"\w+", part)}
+    fields = set(re.findall(r"[{,]\s*(\w+) = ", bare))  # of tables: { name = value }
+    return set(_USED.findall(bare)) - declared - fields - set(_KNOWN.split())
+
+
+def test_a_name_that_is_nowhere_declared_is_found() -> None:
+    code = "local a, b = 1, 2 -- c\nlocal function f(g, ...) return g.h + b['i'] end\n"
+    assert undeclared(f"{code}for j, k in pairs(a) do f(j, L) end\n") == {"L"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scripts_use_no_name_that_they_do_not_declare(name: str) -> None:
+    assert undeclared(Script.load(name).source) == set()

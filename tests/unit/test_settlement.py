@@ -12,7 +12,7 @@ from gateway.billing.money import parse_usd
 from gateway.billing.price_row import Price
 from gateway.billing.settlement import (
     FAILURES,
-    MOST_TOKENS,
+    MAX_USAGE_TOKENS,
     POLICY,
     Charge,
     ExchangeResult,
@@ -175,7 +175,7 @@ def test_no_usage_whatever_charges_more_than_a_bound_far_beyond_the_hold(
         assert found.cost_nano_usd <= most_nano_usd
         if found.settled_by == "suspicious":
             assert found.cost_nano_usd == most_nano_usd
-            assert found.usage.input_tokens + found.usage.output_tokens <= 2 * MOST_TOKENS
+            assert found.usage.input_tokens + found.usage.output_tokens <= 2 * MAX_USAGE_TOKENS
 
 
 def test_an_absurd_usage_is_settled_as_suspicious_and_one_of_twenty_times_the_hold_is_not() -> None:

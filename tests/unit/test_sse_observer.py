@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -9,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol import sse_framer, sse_observer
+from gateway.protocol.byte_search import PIECE_BYTES
 from gateway.protocol.dialects.dialect import StreamForm, StreamSummary
 from gateway.protocol.dialects.responses import RESPONSES
 from gateway.protocol.sse_framer import SseFramer
-from gateway.protocol.sse_framing import blank_lines, last_boundary, split_events
+from gateway.protocol.sse_framing import BLANK_LINE, blank_lines, last_boundary, split_events
 from gateway.protocol.sse_observer import SseObserver
 from tests.support.sse_corpus import USAGE, cuts, frame, is_boundary, read, streams
 
@@ -93,9 +95,8 @@ def test_no_finished_event_is_held_back(data: st.DataObject, stream: bytes) -> N
         written += framer.feed(chunk)
         held = fed_bytes[len(written) :]
         if not held.endswith(b"\r"):  # the CR may be half of a CRLF
-            assert not any(
-                is_boundary(held[:end]) for end in range(1, len(held) + 1) if held[end - 1 : end + 1] != b"\r\n"
-            )
+            line_ends = [end for end in range(1, len(held) + 1) if held[end - 1] in b"\r\n"]
+            assert not any(is_boundary(held[:end]) for end in line_ends if held[end - 1 : end + 1] != b"\r\n")
 
 
 @given(st.data(), streams(), st.integers(0, 60))
@@ -364,3 +365,11 @@ def test_events_that_are_split_are_the_same_bytes_cut_behind_blank_lines(data: b
     events = split_events(data)
     assert b"".join(events) == data
     assert all(is_boundary(b"".join(events[:number])) for number in range(1, len(events)))
+    for beside in (PIECE_BYTES - 1 - len(data) // 2, 2 * PIECE_BYTES - 2):  # long bytes are searched in pieces
+        assert split_events(b"a" * beside + data + b"a\r") == split_by_one_search(b"a" * beside + data + b"a\r")
+    assert events == split_by_one_search(data)
+
+
+def split_by_one_search(data: bytes) -> list[bytes]:
+    cuts = [0, *(blank.end() for blank in BLANK_LINE.finditer(data)), len(data)]
+    return [data[start:end] for start, end in pairwise(cuts) if start < end]

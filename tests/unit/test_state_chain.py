@@ -125,11 +125,12 @@ def test_a_call_that_does_not_fit_is_refused_by_its_name(items: list[Item]) -> N
     assert "'call_x'" in refused.value.message
 
 
-def test_an_output_of_the_local_shell_keeps_the_id_that_names_its_call() -> None:
-    said: Item = {"type": "local_shell_call_output", "id": "lsh_1", "output": "x", "status": "completed"}
+@pytest.mark.parametrize("named", [{"id": "lsh_1"}, {"id": "a"}, {"call_id": "a"}, {"call_id": "a", "id": "x"}])
+def test_an_output_of_the_local_shell_names_its_call_by_the_id_that_is_sent(named: Item) -> None:
+    said: Item = {"type": "local_shell_call_output", **named, "output": "x", "status": "completed"}
     assert upstream_items(with_ids([call("a", "local_shell_call", id="lsh_1"), said])) == [
         call("a", "local_shell_call"),
-        {"type": "local_shell_call_output", "id": "lsh_1", "output": "x"},
+        {"type": "local_shell_call_output", **named, "id": "a", "output": "x"},
     ]
 
 

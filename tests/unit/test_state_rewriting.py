@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.state.items import as_items, with_ids
 from gateway.state.lists import page
-from gateway.state.replay import events
+from gateway.state.replay import events, events_after
 from gateway.state.rewriting import OutputItems, is_usable_id, read_event, rewrite_event, rewrite_response
 
 
@@ -95,3 +95,66 @@ def test_a_replayed_response_begins_with_created_and_ends_with_its_own_terminal_
     assert made[0]["response"]["output"] == []
     assert made[-1]["response"] == response
     assert [event["delta"] for event in made if event["type"] == "response.output_text.delta"] == ["hi"]
+
+
+def replayed(*items: dict[str, Any], after: int = -1) -> list[dict[str, Any]]:
+    response = {"id": "resp_1", "object": "response", "status": "completed", "output": list(items), "usage": None}
+    return [json.loads(event.split(b"data: ")[1]) for event in events_after(response, after)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "member", "event"),
+    [
+        ("function_call", "arguments", "response.function_call_arguments"),
+        ("custom_tool_call", "input", "response.custom_tool_call_input"),
+        ("mcp_call", "arguments", "response.mcp_call_arguments"),
+        ("code_interpreter_call", "code", "response.code_interpreter_call_code"),
+    ],
+)
+def test_a_replayed_call_begins_empty_and_its_text_comes_by_its_own_events(kind: str, member: str, event: str) -> None:
+    call = {"type": kind, "id": "x_1", "status": "completed", "name": "add", member: '{"a": 1}'}
+    [_, _, added, delta, done, item_done, last] = replayed(call)
+    assert (added["item"], item_done["item"]) == ({**call, "status": "in_progress", member: ""}, call)
+    assert (delta["type"], delta["delta"]) == (f"{event}.delta", call[member])
+    assert (done["type"], done[member]) == (f"{event}.done", call[member])
+    assert done.get("name") == ("add" if kind == "function_call" else None)
+    assert {one["item_id"] for one in (delta, done)} == {"x_1"}
+    assert last["response"]["output"] == [call]
+
+
+def test_replayed_reasoning_comes_in_parts_and_its_summary_behind_them() -> None:
+    reasoning = {
+        "type": "reasoning",
+        "id": "rs_1",
+        "content": [{"type": "reasoning_text", "text": "because"}],
+        "summary": [{"type": "summary_text", "text": "in short"}],
+        "encrypted_content": "sealed",
+    }
+    found = replayed(reasoning)
+    assert found[2]["item"] == {**reasoning, "content": [], "summary": []}
+    assert [event["type"].removeprefix("response.") for event in found[3:-2]] == [
+        *("content_part.added", "reasoning.delta", "reasoning.done", "content_part.done"),
+        *("reasoning_summary_part.added", "reasoning_summary_text.delta"),
+        *("reasoning_summary_text.done", "reasoning_summary_part.done"),
+    ]
+    assert [event["delta"] for event in found if "delta" in event] == ["because", "in short"]
+    assert found[-2]["item"] == reasoning
+
+
+def test_an_item_of_any_other_form_is_replayed_whole() -> None:
+    unusual: list[dict[str, Any]] = [
+        {"type": "function_call", "id": "fc_1", "arguments": {"a": 1}},
+        {"type": "message", "id": "msg_1", "content": "a text"},
+        {"type": "program", "id": "p_1", "content": [{"type": "reasoning_text", "text": "x"}]},
+    ]
+    found = replayed(*unusual)
+    for kind in ("added", "done"):
+        assert [one["item"] for one in found if one["type"] == f"response.output_item.{kind}"] == unusual
+
+
+@pytest.mark.parametrize("after", [6, 7, 500])
+def test_who_has_seen_more_events_than_are_replayed_gets_the_end(after: int) -> None:
+    call = {"type": "function_call", "id": "fc_1", "name": "add", "arguments": "{}"}
+    [last] = replayed(call, after=after)
+    assert (last["type"], last["sequence_number"]) == ("response.completed", after + 1)
+    assert replayed(call, after=5) == [{**last, "sequence_number": 6}]

@@ -19,7 +19,7 @@ from gateway.billing.bill import charge
 from gateway.billing.price_row import DAY_MS
 from gateway.protocol.usage_reader import read_usage
 from tests.support.effort import effort
-from tests.support.price_rows import NOW, rows
+from tests.support.price_rows import NOW, ROWS
 from tests.support.reservations import LIMITS, OF_NAME, RESERVE, held_for
 
 IMAGE_MOST: Final = 48_169
@@ -261,7 +261,7 @@ def reports(draw: st.DrawFn, asked: Asked, row: Mapping[str, Any]) -> tuple[dict
 
 @st.composite
 def price_rows(draw: st.DrawFn) -> dict[str, Any]:
-    row = draw(rows()) | {"max_output_tokens": OWN_OUTPUT}
+    row = draw(ROWS) | {"max_output_tokens": OWN_OUTPUT}
     row["per_call"] = row.get("per_call", {}) | draw(st.sampled_from([{}, {"live_search": "0.025"}]))
     row["per_unit"] = draw(st.sampled_from([{}, {"second": "0.0001"}, {"hour": "0.111"}, {"search_unit": "0.002"}]))
     if draw(st.booleans()):
@@ -279,7 +279,7 @@ def test_no_honest_answer_costs_more_than_what_was_held_for_its_request(
     start = NOW + data.draw(st.integers(-DAY_MS, 5 * DAY_MS))
     held = held_for(asked.operation, asked.body, row, now_ms=start)
     usage_json, answer = data.draw(reports(asked, row))
-    ended = start + data.draw(st.integers(0, DAY_MS if asked.background else LIMITS.longest_ms))
+    ended = start + data.draw(st.integers(0, DAY_MS if asked.background else LIMITS.max_duration_ms))
     price = held.route.price
     facts = held.request.facts
     facts = facts._replace(conditions=price.conditions) if price.conditions else facts

@@ -140,7 +140,7 @@ async def test_a_worker_that_is_killed_in_its_turns_leaves_exact_books(
             await socket.send(json.dumps({"type": "response.create", **LONG}))
             assert json.loads(await socket.recv())["type"] == "response.created"
         assert len((await read_books(parts.store, team)).holds) == 6
-        os.kill(gateway.workers[0], signal.SIGKILL)
+        os.kill(gateway.worker_of(sockets[0].local_address[1]), signal.SIGKILL)
 
         async def held() -> int:
             return len((await read_books(parts.store, team)).holds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from gateway.websocket.memory import LaneMemory, Remembered
 from tests.support.gateway import NewKey, RunningGateway, StartGateway, running_gateway
 from tests.support.post_only_provider import PostOnlyProvider
 from tests.support.specification import validate_message
+from tests.support.waiting import wait_until_sync
 from tests.support.websocket_client import Socket
 from tests.websocket.answers import MODEL, answer, call, failure
 from tests.websocket.conftest import Log
@@ -254,6 +257,14 @@ def test_the_flag_of_a_message_makes_a_warm_up_and_not_its_place(
         assert texts(received) == ["first", "To first", "more", "now"]
 
 
+def test_a_warm_up_of_instructions_alone_needs_no_input(by_state: RunningGateway, provider: PostOnlyProvider) -> None:
+    with Socket(by_state.url, by_state.new_key().text) as socket:
+        status, warm = socket.turn({**UNSTORED, "generate": False, "instructions": "Be brief."})
+        assert (status, warm["response"]["output"]) == (200, [])
+        received = Talk(socket, provider).turn("now", f"resp_i{by_state.url[-4:]}", warm["response"]["id"])
+        assert texts(received) == ["now"]
+
+
 def test_a_warm_up_with_a_dead_key_or_of_nothing_is_refused(keeping: RunningGateway) -> None:
     key = keeping.new_key()
     with Socket(keeping.url, key.text) as socket:
@@ -275,6 +286,25 @@ def test_a_socket_that_remembers_too_much_is_closed_between_two_turns(
             talk.turn("y" * 10_000, "resp_b3", "resp_b2")
             assert socket.closed()[0] == 1012
         assert gateway.services.sockets.memory_bytes == 0
+
+
+@pytest.mark.parametrize("size", [10, 200_000], ids=["short", "long"])
+def test_a_response_that_ends_after_its_client_has_left_is_not_remembered(
+    start: StartGateway, provider: PostOnlyProvider, size: int
+) -> None:
+    with start(upstream={"base_url": provider.url}) as gateway:
+        key, released = gateway.new_key(), threading.Event()
+        slow = answer("x" * size, "resp_left")
+        provider.next(replace(slow, released=released, shown=1))
+        with Socket(gateway.url, key.text, max_size=None) as socket:
+            socket.create(**UNSTORED, input="x")
+            socket.receive()
+        sockets = gateway.services.sockets
+        wait_until_sync(lambda: not sockets.count, what="the gateway has noticed that the client left")
+        released.set()
+        wait_until_sync(lambda: gateway.balance(key).spent > 0, what="it is settled")
+        wait_until_sync(lambda: sockets.turns.total() == 1, what="the turn has ended")
+        assert sockets.memory_bytes == 0
 
 
 def test_what_a_worker_remembers_is_bounded_and_the_socket_that_was_used_least_lately_goes(

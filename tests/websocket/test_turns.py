@@ -67,6 +67,8 @@ def test_what_http_alone_means_is_dropped_and_a_background_is_refused(
         assert not {"type", "stream_options", "background", "stream_id", "generate"} & received.keys()
         status, refused = socket.turn({"model": MODEL, "input": "x", "background": True})
         assert (status, refused["error"]["param"]) == (400, "background")
+        status, refused = socket.turn({"model": MODEL, "input": "x", "generate": "false"})
+        assert (status, refused["error"]["param"]) == (400, "generate")
         assert len(provider.received) == calls + 1
 
 

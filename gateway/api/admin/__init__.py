@@ -3,6 +3,7 @@
     teams.py             POST GET /teams                    GET PATCH DELETE /teams/{team}      by id or name
     keys.py              POST GET /teams/{team}/keys        GET PATCH DELETE /teams/{team}/keys/{key}
     team_credits.py      POST GET /teams/{team}/credits
+    end_users.py         GET /teams/{team}/end-user-limits
     kept_state.py        GET DELETE /teams/{team}/state
     journal.py           GET /teams/{team}/journal          GET /ledger/verify
     requests.py          GET /requests                      GET /requests/{id}
@@ -16,13 +17,14 @@
     notices.py           GET /notices                       POST /notices/test
     prices.py            GET /prices                        GET /prices/explain
     config.py            GET /config                        POST /config/reload             GET /openapi.json
+    upstream_standing.py whether an upstream is asked, and if not, until when
     feasibility.py       refuses settings that can never work
     access.py            the table of what each scope may do
     auditing.py          writes the audit log's entries
     answers.py           renders large answers in slices
     guard.py             authentication, bounded bodies, idempotency keys, versions
     request_models.py    the bodies that are accepted
-    limit_models.py      limits in these bodies; override_models.py those for a while, moments.py times
+    limit_models.py      limits in these bodies; override_models.py overrides, moments.py times
     query_parameters.py  query parameters that several routes accept
     serialization.py     the JSON of answers
 
@@ -38,6 +40,7 @@ from fastapi import APIRouter
 from gateway.api.admin import (
     admin_keys,
     config,
+    end_users,
     events,
     journal,
     kept_state,
@@ -56,7 +59,7 @@ from gateway.api.admin.guard import GuardedRoute
 
 router = APIRouter(prefix="/admin/v1", route_class=GuardedRoute)
 for part in (
-    *(teams, keys, rotation, team_credits, kept_state, journal),
+    *(teams, keys, rotation, team_credits, end_users, kept_state, journal),
     *(requests, usage, admin_keys, sign_in, upstreams, notices, prices, config, events),
 ):
     router.include_router(part.router)

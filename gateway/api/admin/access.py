@@ -23,9 +23,9 @@ from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
 
 EVERYBODY: Final = frozenset({"all", "read", "team"})
-LOOK: Final = frozenset({"all", "read"})
-LEAD: Final = frozenset({"all", "team"})
-FULL: Final = frozenset({"all"})
+READERS: Final = frozenset({"all", "read"})
+KEY_MANAGERS: Final = frozenset({"all", "team"})
+OPERATORS: Final = frozenset({"all"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,47 +42,48 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "GET /openapi.json": Rule(EVERYBODY),
         "DELETE /sign-in": Rule(EVERYBODY),
         "GET /teams": Rule(EVERYBODY),
-        "POST /teams": Rule(FULL),
+        "POST /teams": Rule(OPERATORS),
         "GET /teams/{team}": Rule(EVERYBODY),
-        "PATCH /teams/{team}": Rule(FULL, "team"),
-        "DELETE /teams/{team}": Rule(FULL, "team"),
+        "PATCH /teams/{team}": Rule(OPERATORS, "team"),
+        "DELETE /teams/{team}": Rule(OPERATORS, "team"),
+        "GET /teams/{team}/end-user-limits": Rule(EVERYBODY),
         "GET /teams/{team}/credits": Rule(EVERYBODY),
-        "POST /teams/{team}/credits": Rule(FULL, "balance"),
+        "POST /teams/{team}/credits": Rule(OPERATORS, "balance"),
         "GET /teams/{team}/journal": Rule(EVERYBODY),
-        "POST /teams/{team}/journal/archived": Rule(FULL),
+        "POST /teams/{team}/journal/archived": Rule(OPERATORS),
         "GET /teams/{team}/keys": Rule(EVERYBODY),
-        "POST /teams/{team}/keys": Rule(LEAD),
+        "POST /teams/{team}/keys": Rule(KEY_MANAGERS),
         "GET /teams/{team}/keys/{key}": Rule(EVERYBODY),
-        "PATCH /teams/{team}/keys/{key}": Rule(LEAD, "key"),
-        "DELETE /teams/{team}/keys/{key}": Rule(LEAD, "key"),
-        "POST /teams/{team}/keys/{key}/rotate": Rule(LEAD, "key"),
+        "PATCH /teams/{team}/keys/{key}": Rule(KEY_MANAGERS, "key"),
+        "DELETE /teams/{team}/keys/{key}": Rule(KEY_MANAGERS, "key"),
+        "POST /teams/{team}/keys/{key}/rotate": Rule(KEY_MANAGERS, "key"),
         "GET /teams/{team}/state": Rule(EVERYBODY),
-        "DELETE /teams/{team}/state": Rule(LEAD),
+        "DELETE /teams/{team}/state": Rule(KEY_MANAGERS),
         "GET /keys/{key}": Rule(EVERYBODY),
-        "GET /ledger/verify": Rule(LOOK),
+        "GET /ledger/verify": Rule(READERS),
         "GET /usage": Rule(EVERYBODY),
         "GET /usage/tags": Rule(EVERYBODY),
         "GET /requests": Rule(EVERYBODY),
         "GET /requests/{request_id}": Rule(EVERYBODY),
         "GET /events": Rule(EVERYBODY),
         "GET /audit": Rule(EVERYBODY),
-        "GET /admin-keys": Rule(LOOK),
-        "POST /admin-keys": Rule(FULL),
-        "DELETE /admin-keys/{admin_key}": Rule(FULL, "admin_key"),
-        "POST /admin-keys/{admin_key}/rotate": Rule(FULL, "admin_key"),
-        "GET /upstreams": Rule(LOOK),
-        "POST /upstreams/{upstream}/disable": Rule(FULL, "upstream"),
-        "POST /upstreams/{upstream}/enable": Rule(FULL, "upstream"),
-        "GET /notices": Rule(LOOK),
-        "POST /notices/test": Rule(FULL),
+        "GET /admin-keys": Rule(READERS),
+        "POST /admin-keys": Rule(OPERATORS),
+        "DELETE /admin-keys/{admin_key}": Rule(OPERATORS, "admin_key"),
+        "POST /admin-keys/{admin_key}/rotate": Rule(OPERATORS, "admin_key"),
+        "GET /upstreams": Rule(READERS),
+        "POST /upstreams/{upstream}/disable": Rule(OPERATORS, "upstream"),
+        "POST /upstreams/{upstream}/enable": Rule(OPERATORS, "upstream"),
+        "GET /notices": Rule(READERS),
+        "POST /notices/test": Rule(OPERATORS),
         "GET /prices": Rule(EVERYBODY),
         "GET /prices/explain": Rule(EVERYBODY),
-        "GET /config": Rule(LOOK),
-        "POST /config/reload": Rule(FULL),
+        "GET /config": Rule(READERS),
+        "POST /config/reload": Rule(OPERATORS),
     }
 )
 
-_WHO: Final = "gateway.admin"
+_ADMIN_FIELD: Final = "gateway.admin"
 
 
 async def authorise(action: str, request: Request, admin: Admin) -> Rule:
@@ -94,17 +95,17 @@ async def authorise(action: str, request: Request, admin: Admin) -> Rule:
         for named in (request.path_params.get("team"), *request.query_params.getlist("team")):
             if named is not None and not await _is_own(request, admin, named):
                 raise GatewayError("not_allowed", "This admin key is for another team.")
-    request.scope[_WHO] = admin
+    request.scope[_ADMIN_FIELD] = admin
     return rule
 
 
 def admin_of(request: Request) -> Admin:
     """Returns the admin of the request. Valid after `authorise`."""
-    return cast("Admin", request.scope[_WHO])
+    return cast("Admin", request.scope[_ADMIN_FIELD])
 
 
 def is_operator(request: Request) -> bool:
-    """Whether the admin may lift what operators set. The lead of a team may not."""
+    """Whether the admin may lift restrictions that operators set. A team-scoped admin may not."""
     return admin_of(request).scope != "team"
 
 
@@ -130,8 +131,8 @@ def refuse_beyond_quota(request: Request, team: Team, limits: Mapping[str, int |
     if admin_of(request).scope != "team":
         return
     for name, value in limits.items():
-        most = team.limits.get(name)
-        if value is not None and most is not None and value > most:
+        team_limit = team.limits.get(name)
+        if value is not None and team_limit is not None and value > team_limit:
             raise GatewayError(
                 "not_allowed", f"{name} of a key must not exceed the team's own limit.", param=f"{field}.{name}"
             )

@@ -14,7 +14,7 @@ from gateway.store.store import Store
 from gateway.types import Page
 
 SLICE_S: Final = 0.001
-"""How long rendering keeps the event loop at a time."""
+"""How long one slice of rendering may occupy the event loop."""
 
 
 async def page_answer(store: Store, rows: Iterable[Mapping[str, Any]], page: Page[Any], **more: Any) -> Response:
@@ -23,7 +23,7 @@ async def page_answer(store: Store, rows: Iterable[Mapping[str, Any]], page: Pag
 
 
 async def large_answer(store: Store, body: Mapping[str, Any], *lists: str) -> Response:
-    """An object whose fields `lists` are iterables of objects; each of these is made when its turn comes."""
+    """An object whose fields `lists` are iterables of objects; each of these is created when it is rendered."""
     parts: list[bytes] = []
     for name, value in body.items():
         parts += (b"," if parts else b"{", orjson.dumps(name), b":")
@@ -46,4 +46,4 @@ async def _rendered(store: Store, rows: Iterable[Mapping[str, Any]]) -> list[byt
                     break
             else:
                 return found
-        await asyncio.sleep(0)  # a lock that nobody else wants lets nobody else run
+        await asyncio.sleep(0)  # an uncontended lock does not yield to other tasks

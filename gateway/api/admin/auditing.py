@@ -17,10 +17,11 @@ from fastapi import Request, Response
 
 from gateway.api.admin.access import Rule, admin_of
 from gateway.api.admin.serialization import admin_json, credits_json, key_json, team_json
-from gateway.api.dependencies import Services, services_of
+from gateway.api.dependencies import services_of
 from gateway.api.middleware import REQUEST_ID
 from gateway.errors import GatewayError
 from gateway.reporting.audit_log import Action
+from gateway.worker.services import Services
 
 _REFUSED: Final = 400
 
@@ -39,7 +40,7 @@ async def audited(
         actor=admin.id,
         actor_name=admin.name,
         action=action,
-        subject=" ".join(f"{name}={value}" for name, value in request.path_params.items()),
+        subject=_subject(request.path_params, before, after),
         team_id=_team_of(before, after),
         before=before,
         after=after,
@@ -53,6 +54,14 @@ async def audited(
             "audit_entry_not_stored", actor=admin.id, action=action, subject=entry.subject, team=entry.team_id
         )
     return response
+
+
+def _subject(path: Mapping[str, str], before: Any, after: Any) -> str:
+    """Returns what the action concerned: what its path names, and what it has created."""
+    named = dict(path)
+    if before is None and isinstance(after, dict) and isinstance(after.get("name"), str):
+        named[str(after.get("object", "name"))] = after["name"]
+    return " ".join(f"{kind}={name}" for kind, name in named.items())
 
 
 async def _before(services: Services, rule: Rule, request: Request) -> Any:

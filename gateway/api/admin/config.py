@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 from gateway import __version__
 from gateway.accounts.serialization import time_json
 from gateway.api.admin.guard import GuardedRoute
-from gateway.api.admin.upstreams import obedience_json
+from gateway.api.admin.upstreams import workers_behind_json
 from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
 
@@ -68,7 +68,7 @@ async def reload_config(request: Request) -> dict[str, Any]:
     services = services_of(request)
     reloaded = await services.control_loop.reload_all()
     wanted = services.control_loop.generation
-    late = await services.control_loop.disobedient(
+    late = await services.control_loop.workers_behind(
         lambda report: report["generation"] >= wanted and not report["problem"]
     )
     return {
@@ -76,7 +76,7 @@ async def reload_config(request: Request) -> dict[str, Any]:
         "generation": wanted,
         "changed": list(reloaded.changed),
         "needs_restart": list(reloaded.needs_restart),
-        **obedience_json(late),
+        **workers_behind_json(late),
     }
 
 

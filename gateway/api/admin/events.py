@@ -19,10 +19,11 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from gateway.api.admin.access import team_asked
 from gateway.api.admin.guard import GuardedRoute
-from gateway.api.dependencies import Services, services_of
+from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
 from gateway.reporting.live_requests import is_live_id
 from gateway.reporting.request_reporter import EVERY_S
+from gateway.worker.services import Services
 
 router = APIRouter(route_class=GuardedRoute)
 

@@ -1,16 +1,17 @@
 """Refuses settings of teams and keys that can never work, with the reason, before anything is changed.
 
-| setting                     | is refused where                                                                   |
+| setting                     | is refused if                                                                      |
 |-----------------------------|------------------------------------------------------------------------------------|
 | `expires_at`                | it has passed                                                                      |
-| `models`, a limit's models  | no route fits; an alias becomes the model that it stands for                       |
-| `rpm`, `tpm`, `concurrency` | it is 0, which refuses every request: disable the team or the key instead; of each  |
-|                             | end user too                                                                       |
+| `models`, a limit's models  | no route matches; an alias becomes the model that it stands for                    |
+| `rpm`, `tpm`, `concurrency` | it is 0, which refuses every request: disable the team or the key instead. The     |
+|                             | same for those of each end user                                                    |
 | `tpm` and each budget       | it is below what the smallest request holds at the cheapest model that may be used |
-| `limits`                    | there would be more than `MAX_RULES` that scripts do not read by themselves        |
-| `overrides`                 | the same; but 0 is permitted, as it refuses for a while only                       |
+| `limits`                    | there would be more than `MAX_RULES` rules beyond the plain limits                 |
+| `queue_s`, `queue_length`   | no request could wait, because the other one is missing or 0, here and at the team |
+| `overrides`                 | the same; but 0 is permitted, because an override ends                             |
 
-A value that is set already may be sent again: forms send all of them.
+A value that is already set may be sent again, because forms send all values.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from typing import Final, NamedTuple, TypeVar
 import orjson
 
 from gateway.accounts.accounts import Changes, Key, Team
-from gateway.accounts.limit_names import END_USER, MODELS, PLAIN, read_limit_name, with_pattern
-from gateway.accounts.overrides import Override
+from gateway.accounts.limit_names import END_USER, MODELS, PLAIN, QUEUE_LIMITS, read_limit_name, with_pattern
+from gateway.accounts.overrides import Override, in_force
 from gateway.accounts.rules import MAX_RULES
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError
@@ -37,13 +38,13 @@ from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.routing.router import Router
 
 _LOCKS_OUT_AT_ZERO: Final = ("rpm", "tpm", "concurrency")
-_LEAST_TOKENS: Final = 2  # one in, one out
+_MIN_TOKENS: Final = 2  # one in, one out
 _NOTHING: Final[Mapping[str, Override]] = MappingProxyType({})
 _Value = TypeVar("_Value", int, Override)
 _ROUNDED_MS: Final = 60_000  # a browser's form sends an expiry without its seconds
 
 
-class _Least(NamedTuple):
+class _Cheapest(NamedTuple):
     """What the smallest request holds at the cheapest model."""
 
     nano_usd: int
@@ -67,20 +68,18 @@ def feasible(
     unset: Mapping[str, int] = {}
     set_before = before.limits if before is not None else unset
     for name, value in _new(changes.limits, set_before).items():
-        if name.removeprefix(END_USER) in _LOCKS_OUT_AT_ZERO and value == 0:
-            raise _impossible(
-                f"limits.{name}", "0 refuses every request for ever: set the status to disabled instead, or null"
-            )
+        if name.removeprefix(END_USER).removesuffix(f"{MODELS}*") in _LOCKS_OUT_AT_ZERO and value == 0:
+            raise _impossible(f"limits.{name}", "0 refuses every request for ever: disable the team or the key instead")
     overridden = before.overrides if before is not None else _NOTHING
     limits = _resolved_names(snapshot.router, changes.limits, set_before, "limits")
     overrides = _resolved_names(snapshot.router, changes.overrides, overridden, "overrides")
     changes = replace(changes, limits=limits, overrides=overrides)
-    kept = {name for name, value in {**set_before, **limits}.items() if value is not None}
-    kept |= {name for name, one in {**overridden, **overrides}.items() if one is not None}
+    kept = {*_set(set_before, limits), *_set(overridden, overrides)}
     if sum(name not in PLAIN for name in kept) > MAX_RULES:
         raise _impossible(
             "limits", f"at most {MAX_RULES} limits besides the plain ones: each is looked at in each request"
         )
+    _refuse_idle_queue(changes, before, team)
     own = changes.models if changes.models is not None else before.models if before is not None else ()
     lists = [own, team.models if team is not None else ()]
     _refuse_too_small(snapshot, lists, _new(limits, set_before), "limits")
@@ -99,10 +98,45 @@ def _new(limits: Mapping[str, int | None], before: Mapping[str, int]) -> dict[st
     return {name: value for name, value in limits.items() if value is not None and before.get(name) != value}
 
 
+def _refuse_idle_queue(changes: Changes, before: Team | Key | None, team: Team | None) -> None:
+    """Raises GatewayError if a change of the queue's limits leaves one of them without effect.
+
+    A key that lacks one of them has its team's (admit_v8). Overrides count for overrides only, because they end.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    set_before = before.limits if before is not None else {}
+    overridden = before.overrides if before is not None else _NOTHING
+    own = _set(set_before, changes.limits)
+    if any(name in changes.limits and own.get(name) != set_before.get(name) for name in QUEUE_LIMITS):
+        _refuse_idle(own, team.limits if team is not None else {}, "limits")
+    if any(name in changes.overrides and changes.overrides[name] != overridden.get(name) for name in QUEUE_LIMITS):
+        own = in_force(own, _set(overridden, changes.overrides), now_ms)
+        _refuse_idle(own, in_force(team.limits, team.overrides, now_ms) if team is not None else {}, "overrides")
+
+
+def _refuse_idle(own: Mapping[str, int], of_team: Mapping[str, int], field: str) -> None:
+    lengths = [limits["queue_length"] for limits in (own, of_team) if "queue_length" in limits]  # both are bounds
+    needed = (
+        ("queue_length", min(lengths, default=None), "how many requests may wait"),
+        ("queue_s", own.get("queue_s", of_team.get("queue_s")), "for how long a request may wait"),
+    )
+    for name in filter(own.get, QUEUE_LIMITS):
+        for other, value, says in needed:
+            if value is None:
+                raise _impossible(f"{field}.{name}", f"it has no effect without {other}, which says {says}: set both")
+            if value == 0:
+                whose = "" if own.get(other) == 0 else "the team's "
+                raise _impossible(f"{field}.{name}", f"it has no effect, because {whose}{other} is 0: no request waits")
+
+
+def _set(before: Mapping[str, _Value], changes: Mapping[str, _Value | None]) -> dict[str, _Value]:
+    return {name: value for name, value in {**before, **changes}.items() if value is not None}
+
+
 def _resolved_names(
     router: Router, limits: Mapping[str, _Value | None], before: Mapping[str, _Value], field: str
 ) -> dict[str, _Value | None]:
-    """Returns limits whose patterns are those of models for aliases. Raises GatewayError where no route fits."""
+    """Returns limits whose patterns are those of models for aliases. Raises GatewayError if no route matches."""
     found: dict[str, _Value | None] = {}
     for name, value in limits.items():
         plain, _, pattern = name.partition(MODELS)
@@ -128,28 +162,28 @@ def _resolved(router: Router, pattern: str, param: str = "models") -> str:
 def _refuse_too_small(
     snapshot: ConfigSnapshot, lists: list[tuple[str, ...]], limits: Mapping[str, int], field: str
 ) -> None:
-    least_of: dict[str, _Least | None] = {}
+    cheapest_of: dict[str, _Cheapest | None] = {}
     for name, value in limits.items():
         if not name.removeprefix(END_USER).startswith(("tpm", "budget_")):
             continue
         pattern = name.partition(MODELS)[2]
-        if pattern not in least_of:
-            least_of[pattern] = _least(snapshot, [*lists, (pattern,) if pattern else ()])
-        least, needed = least_of[pattern], ""
+        if pattern not in cheapest_of:
+            cheapest_of[pattern] = _cheapest(snapshot, [*lists, (pattern,) if pattern else ()])
+        cheapest, needed = cheapest_of[pattern], ""
         read = read_limit_name(name)
         counts_tokens = read is not None and read.base in ("tpm", "budget_tokens")
-        if read is not None and read.is_money and least is not None and value < least.nano_usd:
-            needed = f"{format_usd(least.nano_usd)} USD, of the model {least.model!r}"
-        elif counts_tokens and value < _LEAST_TOKENS:
-            needed = f"{_LEAST_TOKENS} tokens"
+        if read is not None and read.is_money and cheapest is not None and value < cheapest.nano_usd:
+            needed = f"{format_usd(cheapest.nano_usd)} USD, of the model {cheapest.model!r}"
+        elif counts_tokens and value < _MIN_TOKENS:
+            needed = f"{_MIN_TOKENS} tokens"
         if needed:
             raise _impossible(f"{field}.{name}", f"it lets no request through: the smallest one holds {needed}")
 
 
-def _least(snapshot: ConfigSnapshot, permitted: list[tuple[str, ...]]) -> _Least | None:
+def _cheapest(snapshot: ConfigSnapshot, permitted: list[tuple[str, ...]]) -> _Cheapest | None:
     """Returns what the smallest request holds, or None where no model is known that may be used."""
     lists = [frozenset(map(folded, models)) for models in permitted if models]
-    found: list[_Least] = []
+    found: list[_Cheapest] = []
     for pattern in {
         *snapshot.router.prices.prices,
         *snapshot.router.rules,
@@ -164,7 +198,7 @@ def _least(snapshot: ConfigSnapshot, permitted: list[tuple[str, ...]]) -> _Least
         except GatewayError:
             continue
         if all(not one.isdisjoint(route.patterns) for one in lists):
-            found.append(_Least(held.worst.amount_nano_usd, pattern))
+            found.append(_Cheapest(held.worst.amount_nano_usd, pattern))
     return min(found, default=None)
 
 

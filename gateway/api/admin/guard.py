@@ -34,7 +34,7 @@ from gateway.types import Message
 
 MAX_BODY: Final = 256 * 1024
 MAX_IDEMPOTENCY_KEY: Final = 255
-_LOOKING: Final = ("GET", "HEAD")
+_READ_METHODS: Final = ("GET", "HEAD")
 
 
 class GuardedRoute(APIRoute):
@@ -55,7 +55,7 @@ class GuardedRoute(APIRoute):
             rule = await authorise(action, request, admin)
 
             async def perform(again: Request) -> Response:
-                if request.method in _LOOKING:
+                if request.method in _READ_METHODS:
                     return await handle(again)
                 return await audited(action, rule, again, handle)
 
@@ -69,7 +69,7 @@ async def with_bounded_body(request: Request, handle: Callable[[Request], Corout
     try:
         body = await _read_body(request)
     except ClientDisconnected:
-        # nobody reads it; 499 is nginx's status for a client that closed the connection
+        # the client has left; 499 is nginx's status for that
         return Response(status_code=499)
     sent = False
 
@@ -150,7 +150,7 @@ def _admin_key(request: Request) -> bytes:
 
 async def _read_body(request: Request) -> bytes:
     client = AsgiClient(request.scope, request.receive, _send_nothing)
-    if request.method in _LOOKING:
+    if request.method in _READ_METHODS:
         return b""
     return bytes(await client.read_body(MAX_BODY, services_of(request).settings.server.body_timeout_s))
 

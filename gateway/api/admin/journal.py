@@ -23,7 +23,7 @@ from gateway.ledger.verification import verify
 
 router = APIRouter(route_class=GuardedRoute)
 _NO_END: Final = 10**15
-Type = Literal["grant", "adjust", "settle", "void", "expire", "attempt"]
+Type = Literal["grant", "adjust", "lapse", "settle", "void", "expire", "attempt"]
 
 
 @router.get("/teams/{team}/journal", response_model=dict[str, Any])

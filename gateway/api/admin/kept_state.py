@@ -1,4 +1,4 @@
-"""/admin/v1/teams/{team}/state: what is kept of a team's responses and conversations."""
+"""/admin/v1/teams/{team}/state: how much is stored of a team's responses and conversations, and deleting it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits in the bodies of the admin API: which there are, and what their values may be."""
+"""Limits in the bodies of the admin API: their names, and the bounds of their values."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
+from gateway.accounts.limit_hints import why_no_limit
 from gateway.accounts.limit_names import in_order, read_limit_name
 from gateway.billing.money import MAX_NANO_USD, MoneyError, format_usd, parse_usd
 
@@ -59,15 +60,15 @@ _MANY: Final[Mapping[str, TypeAdapter[dict[str, Any]]]] = MappingProxyType(
         "budget_tokens": TypeAdapter(dict[str, Volume | None]),
     }
 )
-"""What the values of limits may be whose names are not listed below."""
+"""The bounds of limits whose names are not fields of `Limits`."""
 
 
 class Limits(BaseModel):
-    """Limits of a team or a key. null removes one; what lets no request through is refused (feasibility.py).
+    """Limits of a team or a key. null removes one; a limit that lets no request through is refused (feasibility.py).
 
-    Besides those listed there are budgets of the last hours or days, such as budget_usd_24h or budget_tokens_7d, and
-    limits for the models of a pattern, such as rpm@openai/* or budget_usd_day@openai/gpt-5, and limits of each end user
-    by itself, such as end_user.rpm or end_user.budget_usd_day.
+    There are more limits than those listed: budgets of the last hours or days, such as budget_usd_24h or
+    budget_tokens_7d; limits for the models of a pattern, such as rpm@openai/* or budget_usd_day@openai/gpt-5; and
+    limits of each end user, such as end_user.rpm or end_user.budget_usd_day.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -103,7 +104,8 @@ class Limits(BaseModel):
                 continue
             read = read_limit_name(name)
             if read is None:
-                wrong = InitErrorDetails(type="extra_forbidden", loc=(name,), input=value)
+                why = ValueError(f"there is no such setting{why_no_limit(name)}")
+                wrong = InitErrorDetails(type="value_error", loc=(name,), input=value, ctx={"error": why})
                 raise ValidationError.from_exception_data(cls.__name__, [wrong])
             checked |= _MANY[read.base].validate_python({name: value})
         return {**given, **checked}

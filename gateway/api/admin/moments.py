@@ -13,7 +13,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _moment(value: object) -> object:
-    """Reads a day or a word. A time must name its zone: an expiry is no place for a guess."""
+    """Reads a day or a word. A time must name its zone, because an expiry must not be guessed."""
     is_time = isinstance(value, str) and len(value.strip()) > len("2026-11-01")
     return parse_moment(value, datetime.now(UTC)) if isinstance(value, str) and not is_time else value
 

@@ -1,4 +1,4 @@
-"""/admin/v1/notices: who is told when a team comes near a limit, what was sent and what failed, and a test."""
+"""/admin/v1/notices: the recipients, the sent and failed notices, and a test."""
 
 from __future__ import annotations
 

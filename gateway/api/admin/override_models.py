@@ -1,4 +1,4 @@
-"""Limits for a while, in the bodies of the admin API."""
+"""Overrides of limits until a time, in the bodies of the admin API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VALUE: Final = WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"
 
 
 class OverrideBody(BaseModel):
-    """What a limit is for a while. `limit`: as in `limits`; null: no limit. At `until` the limit itself holds again."""
+    """An override of a limit. `limit`: as in `limits`; null: no limit. After `until` the limit itself applies again."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -22,7 +22,7 @@ Since = Annotated[
     Query(
         alias="from",
         max_length=64,
-        description="A day or a time in ISO 8601, UTC where no zone is given; today, tomorrow",
+        description="A day or a time in ISO 8601, UTC where no zone is given; yesterday, today, tomorrow",
     ),
 ]
 Until = Annotated[str | None, Query(alias="to", max_length=64, description="The same, not included")]

@@ -72,7 +72,7 @@ def _holdable(param: str) -> str:
 
 
 Held = Annotated[str, AfterValidator(_holdable)]
-"""What an operator can hold, by its name in this API; becomes the name of the field."""
+"""A restriction that an operator can set on a key, by its name in this API; becomes the name of the stored field."""
 
 
 def _zone(name: str) -> str:
@@ -197,17 +197,21 @@ class KeyPatch(_Account):
 
 
 class Movement(Body):
-    """POST /teams/{team}/credits. A grant is greater than 0; an adjustment has either sign."""
+    """POST /teams/{team}/credits. A grant is greater than 0; an adjustment has either sign.
 
-    model_config = example({"kind": "grant", "amount_usd": "25.00", "note": "November"})
+    With `expires_at`, a grant is gone then, and an adjustment changes the credits that expire then.
+    """
+
+    model_config = example({"kind": "grant", "amount_usd": "25.00", "note": "November", "expires_at": "2026-12-31"})
 
     kind: Literal["grant", "adjust"]
     amount_usd: Usd
     note: str = Field(default="", max_length=500)
+    expires_at: Moment | None = None
 
 
 class ArchivedPart(Body):
-    """POST /teams/{team}/journal/archived: what a file has of the oldest entries; `digest`: SHA-256 of its lines."""
+    """POST /teams/{team}/journal/archived: the oldest entries, as a file has them; `digest`: SHA-256 of their lines."""
 
     model_config = example({"through": "1796054489107-0", "entries": 20000, "digest": "5d2c" * 16})
 

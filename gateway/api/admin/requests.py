@@ -7,6 +7,7 @@ ids of a request are found by request_search.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final
 
@@ -18,8 +19,9 @@ from gateway.api.admin.answers import page_answer
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.query_parameters import After, Limit, Since, Until, every_team_id, moment_ms
 from gateway.api.admin.serialization import recent_json, request_json
-from gateway.api.dependencies import Services, services_of
+from gateway.api.dependencies import services_of
 from gateway.billing.lifecycle import Outcome
+from gateway.config.messages import hint
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import is_id
 from gateway.ledger.journal import Entry, Journal
@@ -27,9 +29,12 @@ from gateway.reporting.recent_requests import Wanted, recent
 from gateway.reporting.refused_requests import RefusedRequest, find_refused
 from gateway.reporting.request_search import find_by_other_id
 from gateway.reporting.request_timings import RequestTimings
+from gateway.routing.model_patterns import is_pattern
+from gateway.worker.services import Services
 
 router = APIRouter(prefix="/requests", route_class=GuardedRoute)
 _BATCH_SIZE: Final = 500
+_STATUS: Final = re.compile(r"[1-5](?:[0-9]{2}|xx)")
 MAX_TEAMS_BY_STATUS: Final = 200
 """Teams whose timings are read for one answer."""
 NO_END_MS: Final = 2**53
@@ -47,9 +52,7 @@ async def list_requests(  # noqa: PLR0913 - what may be asked for
     outcome: Annotated[str | None, Query(max_length=64, description='As in the journal, or "refused"')] = None,
     key: Annotated[str | None, Query(max_length=64, description="A key's id; with `team`, also its label")] = None,
     model: Annotated[str | None, Query(max_length=256, description='An exact id, "provider/*" or "*"')] = None,
-    status: Annotated[
-        str | None, Query(pattern="^[1-5]([0-9]{2}|xx)$", description="429, or 4xx for all of them")
-    ] = None,
+    status: Annotated[str | None, Query(max_length=3, description="429, or 4xx for all of them")] = None,
     identifier: Annotated[str | None, Query(alias="id", max_length=256, description="The beginning of an id")] = None,
     since: Since = None,
     until: Until = None,
@@ -59,13 +62,17 @@ async def list_requests(  # noqa: PLR0913 - what may be asked for
     A page may be slightly longer than `limit`, and a page of a filter that matches rarely may be shorter.
     """
     services = services_of(request)
-    if outcome is not None and outcome not in OUTCOMES:
-        raise GatewayError("invalid_field", f"outcome is one of {', '.join(OUTCOMES)}.", param="outcome")
+    _check_filters(outcome=outcome, status=status, model=model)
+    from_ms, to_ms = moment_ms(since, "from", 0), moment_ms(until, "to", NO_END_MS)
+    if from_ms > to_ms:
+        raise GatewayError("invalid_field", "from: must not lie after the end.", param="from")
     owner = await team_asked(request, team)
     ids = [owner.id] if owner is not None else [known async for known in every_team_id(services.accounts)]
     timings = RequestTimings(services.store)
     if status is not None and len(ids) > MAX_TEAMS_BY_STATUS:
-        raise GatewayError("invalid_field", f"{len(ids)} teams are too many for a status: name one.", param="status")
+        raise GatewayError(
+            "invalid_field", f"status: {len(ids)} teams are too many to look for it: name one.", param="status"
+        )
     took = await timings.of_teams(ids) if status is not None else {}
     wanted = Wanted(
         outcome=outcome,
@@ -74,8 +81,8 @@ async def list_requests(  # noqa: PLR0913 - what may be asked for
         identifier=identifier or "",
         status=status or "",
         statuses={name: one["status"] for name, one in took.items()},
-        from_ms=moment_ms(since, "from", 0),
-        to_ms=moment_ms(until, "to", NO_END_MS),
+        from_ms=from_ms,
+        to_ms=to_ms,
     )
     page = await recent(services.store, ids, limit=limit, after=after, wanted=wanted)
     if status is None:
@@ -105,6 +112,19 @@ async def show_request(request: Request, request_id: str, team: str | None = Non
     return (await _named(services, [found]))[0]
 
 
+def _check_filters(*, outcome: str | None, status: str | None, model: str | None) -> None:
+    """Raises GatewayError `invalid_field` for a filter that nothing can fit."""
+    wrong = {}
+    if outcome is not None and outcome not in OUTCOMES:
+        wrong["outcome"] = f"one of {', '.join(OUTCOMES)}{hint(outcome, OUTCOMES)}"
+    if status is not None and _STATUS.fullmatch(status) is None:
+        wrong["status"] = "such as 429, or 4xx for all of them"
+    if model is not None and not is_pattern(model):
+        wrong["model"] = 'an exact id, "provider/*" or "*"'
+    for param, needed in wrong.items():
+        raise GatewayError("invalid_field", f"{param}: {needed}.", param=param)
+
+
 async def _named(services: Services, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """Adds the present names of teams and keys."""
     subjects = [(row["team_id"], None) for row in rows] + [(row["team_id"], row["key_id"]) for row in rows]
@@ -117,7 +137,7 @@ async def _named(services: Services, rows: Sequence[dict[str, Any]]) -> Sequence
 
 
 async def _keys_called(services: Services, owner: Team | None, name: str) -> frozenset[str]:
-    """Returns the ids of the keys that are called so. Raises GatewayError `key_not_found`."""
+    """Returns the ids of the keys with this name. Raises GatewayError `key_not_found`."""
     if is_id(name):
         return frozenset({name})
     if owner is None:
@@ -164,7 +184,7 @@ async def _by_other_id(services: Services, team_ids: Sequence[str], text: str) -
 
 
 async def _by_id(services: Services, team_ids: Sequence[str], text: str) -> dict[str, Any] | None:
-    """Finds a request by its own id; people leave out its beginning."""
+    """Finds a request by its own id, with or without "req_"."""
     for request_id in (text,) if text.startswith("req_") else (text, f"req_{text}"):
         found = await Journal(services.store).find(
             team_ids, request_id, remembered_s=services.settings.ledger.resolution_ttl_s
@@ -181,7 +201,7 @@ async def _by_id(services: Services, team_ids: Sequence[str], text: str) -> dict
 def _not_found(request_id: str) -> GatewayError:
     return GatewayError(
         "request_not_found",
-        f"There is no request {request_id!r}: it is older than the ledger remembers, or its gateway died (then ?team= "
-        "finds it), or it was refused before its key was "
-        "known. An upstream's own id is known of a team's last requests only.",
+        f"There is no request {request_id!r}: it is older than the ledger remembers, or its gateway died (then it is "
+        "found if its team is named), or it was refused before its key was known, or as one of many while the store was"
+        " away: the gateway's log has all of them. An upstream's own id is known of a team's last requests only.",
     )

@@ -14,7 +14,7 @@ from gateway.accounts.authority import param_of
 from gateway.accounts.serialization import balance_json, limits_json, pause_json, time_json
 from gateway.billing.bill import bill_json
 from gateway.billing.money import format_usd
-from gateway.ledger.journal import Entry, FoundRequest
+from gateway.ledger.journal import MOVEMENTS, Entry, FoundRequest
 from gateway.ledger.verification import Verification
 from gateway.reporting.audit_log import Action
 from gateway.reporting.refused_requests import RefusedRequest
@@ -51,7 +51,7 @@ def team_json(team: Team, view: View) -> dict[str, Any]:
 
 
 def key_json(key: Key, view: View) -> dict[str, Any]:
-    """A key and what remains of its limits. Its secrets are described only so far that they can be told apart."""
+    """A key and what remains of its limits. Of its secrets, it shows only enough to distinguish them."""
     return {
         "object": "key",
         "id": key.id,
@@ -85,7 +85,7 @@ def _overridden_by_operator(key: Key, view: View) -> list[str]:
 
 
 def _has_expired(account: Team | Key, view: View) -> bool:
-    """Whether it has expired by the store's clock, which decides."""
+    """Whether a team or key has expired, by the store's clock."""
     return bool(account.expires_ms) and view.now_ms >= account.expires_ms
 
 
@@ -95,8 +95,8 @@ def credits_json(team: Team, view: View) -> dict[str, Any]:
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
-    """A journal entry. `request_id` is null for grants and adjustments."""
-    movement = entry.type in ("grant", "adjust")
+    """A journal entry. `request_id` is null for movements of credits. `expires_at`: of credits that expire."""
+    movement = entry.type in MOVEMENTS
     return {
         "object": "entry",
         "id": entry.id,
@@ -113,6 +113,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "settled_by": entry.settled_by or None,
         "usage": _usage(entry),
         "note": entry.note or None,
+        "expires_at": time_json(entry.expires_ms),
         "bill": None if entry.bill is None else bill_json(entry.bill),
         "over_usd": format_usd(entry.over),
         "attempt": orjson.loads(entry.attempt) if entry.attempt else None,
@@ -227,11 +228,12 @@ def recent_json(team_id: str, item: Entry | RefusedRequest, took: Mapping[str, A
     if isinstance(item, RefusedRequest):
         return _request(item.request_id, team_id) | {
             "state": "refused",
-            "at": time_json(item.at_ms),
+            "at": time_json(item.refused_ms or item.at_ms),
             "key_id": item.key_id or None,
             "model": item.model or None,
             "asked_model": item.asked_model or None,
             "client": item.client or None,
+            "end_user": item.end_user or None,
             "timings": dict(item.timings) or None,
             "outcome": "refused",
             "status": item.status,

@@ -1,8 +1,8 @@
-"""/admin/v1/sign-in: signing in at the identity provider from a command line, by a code to type in (RFC 8628).
+"""/admin/v1/sign-in: signing in at the identity provider from a command line, by a code to enter there (RFC 8628).
 
-    POST /sign-in          begins: where to go, and the code to type in there
-    POST /sign-in/token    whether that is done; then it is an admin key, which is shown once
-    DELETE /sign-in        ends the sign-in of the key that asks
+    POST /sign-in          begins: returns the provider's page and the code to enter there
+    POST /sign-in/token    returns the admin key once the person has signed in; it is shown once
+    DELETE /sign-in        ends the sign-in of the key that sends the request
 
 The first two need no key. Attempts are counted by address.
 """
@@ -27,7 +27,7 @@ from gateway.errors import GatewayError
 OPEN: Final = ("POST /sign-in", "POST /sign-in/token")
 """The actions that need no admin key."""
 _POLLS: Final = 10
-"""How many times as often as it may sign in, an address may ask whether it is signed in."""
+"""How many polls an address may send for each permitted attempt to sign in."""
 
 
 class DeviceCode(Body):
@@ -57,7 +57,7 @@ router = APIRouter(route_class=GuardedRoute)
 
 @open_router.post("/sign-in")
 async def begin(request: Request, response: Response) -> dict[str, Any]:
-    """Begins a sign-in. Open `verification_uri`, type `user_code` in, and ask for the token meanwhile."""
+    """Begins a sign-in. Open `verification_uri`, enter `user_code` there, and poll for the token meanwhile."""
     sign_on = _sign_on(request)
     await services_of(request).sessions.count_attempt(request.app.state.host_of(request.scope))
     device = await sign_on.begin_device()
@@ -89,7 +89,7 @@ async def complete(request: Request, response: Response, body: DeviceCode) -> di
 
 @router.delete("/sign-in")
 async def end(request: Request) -> dict[str, Any]:
-    """Ends the sign-in of the admin key that asks. An admin key that no sign-in created stays."""
+    """Ends the sign-in of the admin key that sends the request. An admin key that no sign-in created stays."""
     admin = admin_of(request)
     if not admin.subject:
         raise GatewayError("admin_key_not_found", "No sign-in has created this admin key. Delete it instead.")

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 
 from gateway.accounts.entities import ARCHIVED
 from gateway.api.admin.guard import GuardedRoute, idempotency_key_of
+from gateway.api.admin.moments import epoch_ms
 from gateway.api.admin.request_models import Movement
 from gateway.api.admin.serialization import credits_json
 from gateway.api.dependencies import services_of
@@ -41,5 +42,6 @@ async def move_credits(request: Request, team: str, body: Movement) -> dict[str,
         body.amount_usd,
         note=body.note,
         idempotency_key=idempotency_key.key if idempotency_key else None,
+        expires_ms=epoch_ms(body.expires_at) if body.expires_at else None,
     )
     return credits_json(owner, await accounts.view(owner))

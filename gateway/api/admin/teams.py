@@ -63,7 +63,7 @@ async def change_team(request: Request, response: Response, team: str, body: Tea
 async def delete_team(request: Request, response: Response, team: str) -> dict[str, Any]:
     """Deletes a team for good: its keys are refused from their next request on, and its name is free.
 
-    It is archived: by its id, the team, its journal and its audit log can still be read. Idempotent.
+    The team, its journal and its audit log can still be read by its id. Idempotent.
     """
     accounts = services_of(request).accounts
     owner = await accounts.team(team)

@@ -11,8 +11,10 @@ from fastapi import APIRouter, Request
 from gateway.accounts.serialization import time_json
 from gateway.api.admin.access import admin_of
 from gateway.api.admin.guard import GuardedRoute
-from gateway.api.dependencies import Services, services_of
+from gateway.api.admin.upstream_standing import standing_json
+from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
+from gateway.worker.services import Services
 
 router = APIRouter(prefix="/upstreams", route_class=GuardedRoute)
 
@@ -21,7 +23,8 @@ router = APIRouter(prefix="/upstreams", route_class=GuardedRoute)
 async def list_upstreams(request: Request) -> dict[str, Any]:
     """All upstreams.
 
-    `healthy` means that some worker would use it now; `workers` shows each worker's breaker and connections.
+    `state` says whether some worker would use it now, and otherwise why not and `until` when; `models_affected` names
+    those that it is not asked for. `workers` shows each worker's breaker, keys and connections.
     """
     services = services_of(request)
     names = services.settings.upstreams
@@ -37,7 +40,7 @@ async def disable_upstream(request: Request, upstream: str) -> dict[str, Any]:
     services = services_of(request)
     _refuse_unknown(services, upstream)
     await services.cluster_state.disable_upstream(upstream, admin_of(request).id, time.time_ns() // 1_000_000)
-    return await _obeyed(services, upstream, enabled=False)
+    return await _wait_for_workers(services, upstream, enabled=False)
 
 
 @router.post("/{upstream}/enable")
@@ -46,22 +49,22 @@ async def enable_upstream(request: Request, upstream: str) -> dict[str, Any]:
     services = services_of(request)
     _refuse_unknown(services, upstream)
     await services.cluster_state.enable_upstream(upstream)
-    return await _obeyed(services, upstream, enabled=True)
+    return await _wait_for_workers(services, upstream, enabled=True)
 
 
-async def _obeyed(services: Services, name: str, *, enabled: bool) -> dict[str, Any]:
-    def obeys(report: Mapping[str, Any]) -> bool:
+async def _wait_for_workers(services: Services, name: str, *, enabled: bool) -> dict[str, Any]:
+    def has_applied(report: Mapping[str, Any]) -> bool:
         # A worker that has no such upstream in its configuration sends it nothing.
         seen = report["upstreams"].get(name)
         return seen is None or seen.get("enabled") is enabled
 
     await services.control_loop.refresh()
-    late = await services.control_loop.disobedient(obeys)
-    return {**await upstream_json(services, name), **obedience_json(late)}
+    late = await services.control_loop.workers_behind(has_applied)
+    return {**await upstream_json(services, name), **workers_behind_json(late)}
 
 
-def obedience_json(late: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Says whether all workers obey an order, and which do not, and since when they have not reported."""
+def workers_behind_json(late: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns whether all workers have applied an order, and which have not, with the time since their last report."""
     fields = ("worker", "host", "pid", "silent_s", "problem")
     named = [
         {field: report[field] or None if field == "problem" else report[field] for field in fields} for report in late
@@ -73,11 +76,10 @@ async def upstream_json(services: Services, name: str) -> dict[str, Any]:
     """One upstream. Raises GatewayError `upstream_not_found`."""
     _refuse_unknown(services, name)
     off = (await services.cluster_state.orders()).off.get(name)
-    reports = await services.cluster_state.workers()
+    reports = [report for report in await services.cluster_state.workers() if name in report["upstreams"]]
     workers = [
         {"worker": report["worker"], "host": report["host"], "pid": report["pid"], **report["upstreams"][name]}
         for report in reports
-        if name in report["upstreams"]
     ]
     settings = services.settings.upstreams[name]
     return {
@@ -87,13 +89,9 @@ async def upstream_json(services: Services, name: str) -> dict[str, Any]:
         "enabled": off is None,
         "disabled_by": off["by"] if off else None,
         "disabled_at": time_json(off["at_ms"]) if off else None,
-        "healthy": off is None and any(_is_usable(worker) for worker in workers),
+        **standing_json(name, reports, enabled=off is None),
         "workers": workers,
     }
-
-
-def _is_usable(worker: dict[str, Any]) -> bool:
-    return worker["breaker"] != "open" and any(key["rests_s"] == 0 for key in worker["keys"])
 
 
 def _refuse_unknown(services: Services, name: str) -> None:

@@ -1,18 +1,18 @@
 """/admin/v1/usage: who used how much of which model, by the hour or the day. The figures are the ledger's own.
 
-Of one team, days and times are those of its time zone. Of all, a row adds up each team's own day of a date.
+For one team, days and times are those of its time zone. For all teams, a row adds up each team's own day.
 
 from, to   rounded outwards to whole steps; the default is the last 24 hours, or the last 30 days with step=day
-by         model, key, team, user (of its end users) or tag:NAME: what a row is about; without it, one row per step
+by         groups rows: model, key, team, user (end users) or tag:NAME; without it, one row per step
 limit      the number of groups that are listed, the most expensive first; `others` adds up all the rest, or is null
 
 Besides usage: `outcomes` of admitted requests, `refused` and `refusals` by reason, and the durations of settled
 requests. `total_ms` is the time to the end, and `first_byte_ms` the time to the first byte of streams; each is
-{requests, median, p95}. Durations come from fixed buckets (latency_buckets.py) and are off by at most a third. They are
-not known by key, tag or end user.
+{requests, median, p95}. Durations come from fixed buckets (latency_buckets.py) and differ from the exact values by at
+most a third. They are not counted by key, tag or end user.
 
-Usage by tag and by end user is kept by day. `kind` of a group is `value`; `none`: requests without one; `other`: those
-of values that were too many for the day to tell apart (`attribution.max_values`). Together they are the usage of all.
+Usage by tag and by end user is kept by day. `kind` of a group is `value`, `none` (requests without a value) or `other`
+(values beyond `attribution.max_values` of the day). Together the groups are the usage of all requests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gateway.api.admin.answers import large_answer
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.query_parameters import Since, Until, every_team_id, moment_ms
 from gateway.api.admin.usage_totals import MAX_ROWS, By, Group, UsageSum, UsageTotals
-from gateway.api.dependencies import Services, services_of
+from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
 from gateway.protocol.attribution import END_USER, TAG
 from gateway.reporting.attributed_usage import NONE, OTHER, Sums, by_value, tag_names
@@ -42,6 +42,7 @@ from gateway.store import keyspace
 from gateway.store.keyspace import Step
 from gateway.store.replies import gather
 from gateway.store.store import Store
+from gateway.worker.services import Services
 
 router = APIRouter(route_class=GuardedRoute)
 
@@ -74,7 +75,7 @@ async def show_usage(
     step = _step(step, about)
     steps = ReportSteps(step, zone_of(owner.timezone if owner is not None else ""))
     starts = _period(since, until, steps, await _now_ms(services.store))
-    ahead = until is None and owner is None and step == "day"  # elsewhere it is tomorrow already
+    ahead = until is None and owner is None and step == "day"  # another time zone may already have the next day
     starts = range(starts.start, starts.stop + steps.width_ms * ahead, steps.width_ms)
     await _refuse_too_much(services.accounts, owner, starts)
     with_outcomes = about.by in _WITH_OUTCOMES
@@ -109,7 +110,7 @@ async def show_usage(
 
 
 class _About(NamedTuple):
-    """What a row is about. `name`: of what has values, as the ledger has it. `tag`: the name of a tag."""
+    """By what rows are grouped. `name`: the ledger's name of it, if it has values. `tag`: the name of a tag."""
 
     by: By | None
     name: str = ""
@@ -202,7 +203,7 @@ def _period(since: str | None, until: str | None, steps: ReportSteps, now_ms: in
     if since is not None:
         start = steps.label(moment_ms(since, "from", 0, steps.zone))
     if start > to:
-        raise GatewayError("invalid_field", "from must not lie after to.", param="from")
+        raise GatewayError("invalid_field", "from: must not lie after the end.", param="from")
     return range(start, to, width)
 
 
@@ -242,6 +243,6 @@ _KINDS: Final[Mapping[str, str]] = MappingProxyType({NONE: "none", OTHER: "other
 
 
 def _value_json(value: str, about: _About) -> dict[str, Any]:
-    """Returns the fields that name a value of a tag, or an end user."""
+    """Returns the fields that name a value of a tag or an end user."""
     shown = {"kind": _KINDS.get(value, "value"), "value": None if value in _KINDS else value}
     return {"tag": about.tag, **shown} if about.tag else shown

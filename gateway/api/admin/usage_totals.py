@@ -23,9 +23,9 @@ from gateway.reporting.usage_rollups import UsageRow
 MAX_ROWS: Final = 20_000
 MAX_ROWS_OF_A_TEAM: Final = 4 * MAX_ROWS
 By = Literal["model", "key", "team", "value"]
-"""What a row is about. "value": of a tag, or an end user."""
+"""By what rows are grouped. "value": by the values of a tag, or by end users."""
 Group = tuple[str, str]
-"""(team id, what a row is about); the team id is "" for groups that span teams."""
+"""(team id, name of the group); the team id is "" for groups that span teams."""
 
 
 @dataclass(slots=True)
@@ -107,15 +107,15 @@ class GroupUsage:
 
 
 class UsageTotals:
-    """The totals of one query. `most` is the number of groups that are kept apart. Mutable."""
+    """The totals of one query. `limit` is the number of groups that are kept apart. Mutable."""
 
-    def __init__(self, by: By | None, most: int) -> None:
+    def __init__(self, by: By | None, limit: int) -> None:
         self.total = UsageSum()
         self.groups: dict[Group, GroupUsage] = {}
         self.others = GroupUsage()
         self.merged = 0  # groups that were merged into `others`
         self._by = by
-        self._limit = most
+        self._limit = limit
         self._rows = 0
         self._team = ""
         self._final: list[tuple[int, int, Group]] = []

@@ -1,7 +1,7 @@
 // The live feed of /dashboard/requests. Everything from outside is set as text, never as markup.
 "use strict";
 (() => {
-  const MOST_ROWS = 100;
+  const MAX_ROWS = 100;
   const section = document.getElementById("live");
   if (!section || !window.EventSource) return;
   const rows = document.getElementById("live-rows");
@@ -19,7 +19,7 @@
   const kinds = { completed: "good", incomplete: "warn", client_left: "warn" };
 
   const row = (seen) => {
-    const why = seen.outcome === "completed" ? "" : [words(seen.code), words(seen.limit), seen.scope && `of the ${seen.scope}`];
+    const why = seen.outcome === "completed" ? "" : [words(seen.code), words(seen.limit), seen.scope && `of the ${words(seen.scope)}`, seen.detail && `(${seen.detail})`];
     const line = document.createElement("tr");
     const cell = (text, kind) => {
       const made = line.insertCell();
@@ -50,7 +50,7 @@
   source.addEventListener("request", (event) => {
     rows.querySelector(".none")?.remove();
     rows.prepend(row(JSON.parse(event.data)));
-    while (rows.rows.length > MOST_ROWS) rows.deleteRow(-1);
+    while (rows.rows.length > MAX_ROWS) rows.deleteRow(-1);
   });
   source.addEventListener("error", () => say(source.readyState === EventSource.CLOSED ? "ended: reload the page" : "connecting", "warn"));
 })();

@@ -134,9 +134,9 @@ class Counters:
                 else:
                     totals[place] += amount
             if settlement.unpriced or settlement.lacks_cost or usage.quantities is not None or settlement.over_nano_usd:
-                self._note_oddities(settlement)
+                self._note_unusual(settlement)
 
-    def _note_oddities(self, settlement: Settlement) -> None:
+    def _note_unusual(self, settlement: Settlement) -> None:
         model, quantities, over = settlement.model, settlement.usage.quantities, settlement.over_nano_usd
         for what in settlement.unpriced:
             self._add(self._unpriced, (model, what), 1)
@@ -212,5 +212,5 @@ def added(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 def _plus(one: Value, other: Value) -> Value:
     if isinstance(one, list):
-        return [a + b for a, b in zip(one, other, strict=True)] if isinstance(other, list) else one
+        return [first + second for first, second in zip(one, other, strict=True)] if isinstance(other, list) else one
     return one if isinstance(other, list) else one + other

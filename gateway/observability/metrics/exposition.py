@@ -19,8 +19,8 @@ from gateway.observability.metrics.counters import Labels, Snapshot, Value
 _NANO: Final = 10**9
 
 
-class _Once(Collector):
-    """The families of one answer."""
+class _SnapshotCollector(Collector):
+    """Gives the metric families of one snapshot to prometheus-client, for one answer."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -37,7 +37,7 @@ class _Once(Collector):
 def render(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
     """Returns the body and its content type, in the format that `accept` requests."""
     encode, content_type = choose_encoder(accept)
-    return encode(_Once(snapshot)), content_type
+    return encode(_SnapshotCollector(snapshot)), content_type
 
 
 def _family(described: Described, series: dict[Labels, Value]) -> Metric:
@@ -47,7 +47,7 @@ def _family(described: Described, series: dict[Labels, Value]) -> Metric:
         family = HistogramMetricFamily(name, text, labels=labels)
         for values, value in series.items():
             if isinstance(value, list):
-                family.add_metric(values, list(_cumulated(described.buckets, value)), value[-1])
+                family.add_metric(values, list(_cumulative(described.buckets, value)), value[-1])
         return family
     family = (CounterMetricFamily if described.kind == "counter" else GaugeMetricFamily)(name, text, labels=labels)
     for values, value in series.items():
@@ -56,7 +56,7 @@ def _family(described: Described, series: dict[Labels, Value]) -> Metric:
     return family
 
 
-def _cumulated(bounds: tuple[float, ...], value: list[int | float]) -> Iterator[tuple[str, float]]:
+def _cumulative(bounds: tuple[float, ...], value: list[int | float]) -> Iterator[tuple[str, float]]:
     count = 0.0
     for bound, more in zip((*bounds, float("inf")), value, strict=False):
         count += more

@@ -87,12 +87,13 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
 def _read_choice(facts: StreamFacts, choice: Json) -> Json | None:
     """Notes the content and the end of one choice of a chunk. Returns the error with which it ends, if any."""
     index = count(choice.get("index")) or 0
-    facts.choices.add(index)
+    if index not in facts.choices:
+        facts.choices |= {index}
     facts.has_content = facts.has_content or bool(_piece(choice))
     reason = text(choice.get("finish_reason"))
     if reason is None:
         return None
-    facts.finished.add(index)
+    facts.finished |= {index}
     facts.has_content = True
     error = choice.get("error")
     if reason == "error" or error:

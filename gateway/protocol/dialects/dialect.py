@@ -65,8 +65,8 @@ class StreamFacts:
     begun: bool = False
     has_content: bool = False
     expected: int = 1
-    choices: set[int] = field(default_factory=set)
-    finished: set[int] = field(default_factory=set)
+    choices: frozenset[int] = frozenset()
+    finished: frozenset[int] = frozenset()
 
     def end(self, how: Ended, terminal: str | None = None) -> None:
         """Notes how the answer has ended. Only the first call counts."""

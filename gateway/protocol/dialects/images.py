@@ -54,7 +54,7 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
     if kind in TERMINALS:
         facts.usage = member(body, "usage") or facts.usage
         note_facts(facts, body)
-        facts.finished.add(len(facts.finished))
+        facts.finished |= {len(facts.finished)}
         facts.answer["data"] = [None] * len(facts.finished)
         facts.usage = facts.usage or {}
         facts.may_end = True

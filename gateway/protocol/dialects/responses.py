@@ -40,7 +40,7 @@ from gateway.protocol.dialects.openai_form import DONE, error_body, error_in, er
 from gateway.protocol.dialects.request_fields import token_bound
 from gateway.protocol.lenient_json import id_text, parse_object
 from gateway.protocol.output_size import file_bytes, text_bytes
-from gateway.protocol.response_events import RUNNING, TERMINAL_STATUSES
+from gateway.protocol.response_events import RUNNING, TERMINAL_EVENTS, TERMINAL_STATUSES
 
 OPENINGS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
 _ENDED: Final[Mapping[str, Ended]] = MappingProxyType(
@@ -119,7 +119,8 @@ def close_broken(summary: StreamSummary, error: GatewayError, origin: Origin) ->
         return _closing_error(summary, event)
     response = {"status": "failed", "error": {"code": error.code, "message": error.message}, "incomplete_details": None}
     events = [("error", event)] if summary.error is None else []
-    return _frames(summary, origin, [*events, ("response.failed", {"response": _snapshot(summary, origin) | response})])
+    end = (TERMINAL_EVENTS["failed"], {"response": _snapshot(summary, origin) | response})
+    return _frames(summary, origin, [*events, end])
 
 
 def _closing_error(summary: StreamSummary, event: dict[str, Any]) -> bytes:
@@ -132,7 +133,8 @@ def _closing_error(summary: StreamSummary, event: dict[str, Any]) -> bytes:
 def close_capped(summary: StreamSummary, origin: Origin) -> bytes:
     """Returns the closing events of a stream that is cut at its cap, or b"" if it has ended already."""
     response = {"status": "incomplete", "error": None, "incomplete_details": {"reason": "max_output_tokens"}}
-    return _frames(summary, origin, [("response.incomplete", {"response": _snapshot(summary, origin) | response})])
+    end = (TERMINAL_EVENTS["incomplete"], {"response": _snapshot(summary, origin) | response})
+    return _frames(summary, origin, [end])
 
 
 def _frames(summary: StreamSummary, origin: Origin, events: list[tuple[str, dict[str, Any]]]) -> bytes:

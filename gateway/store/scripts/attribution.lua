@@ -6,10 +6,10 @@
 -- KEYS[12], a hash: "<name>=<value>" -> "requests input cached output cost", as in the usage of a day;
 --   "#<name>" -> the number of the name's values; "#" -> the number of the tags' names
 -- Values beyond the maximum count under "<name>=", and names beyond the maximum count under "=". The variable `tags`
--- becomes the fields to write. `tags.life` is the lifetime of a hash that this request creates.
-local most_values, most_names, life = string.match(ARGV[28], '^(%d+) (%d+) (%d+)')
+-- becomes the fields to write. `tags.life_ms` is the lifetime of a hash that this request creates.
+local most_values, most_names, life_ms = string.match(ARGV[28], '^(%d+) (%d+) (%d+)')
 local names = redis.call('HGET', KEYS[12], '#')
-tags = { life = not names and life }
+tags = { life_ms = not names and life_ms }
 names = tonumber(names or 0)
 for line in string.gmatch(ARGV[28], '\n([^\n]+)') do -- no name comes twice; tags that count together write the same value
   local name = string.match(line, '^[^=]*')
@@ -26,7 +26,8 @@ for line in string.gmatch(ARGV[28], '\n([^\n]+)') do -- no name comes twice; tag
     end
     if string.sub(line, -1) == '=' then before = redis.call('HGET', KEYS[12], line) end
   end
-  local requests, read, cached_before, made, spent = string.match(before or '0 0 0 0 0', '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+  local requests_before, input_before, cached_before, output_before, cost_before =
+    string.match(before or '0 0 0 0 0', '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
   tags[#tags + 1], tags[#tags + 2] = line, string.format('%d %d %d %d %d',
-    requests + counted, read + input, cached_before + cached, made + output, spent + cost)
+    requests_before + counted, input_before + input, cached_before + cached, output_before + output, cost_before + cost)
 end

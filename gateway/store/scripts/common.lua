@@ -10,16 +10,17 @@
 -- budget counts, per calendar period, what requests admitted in that period have spent or hold.
 --
 -- While a script runs, a scope's counters are one array. names.lua lists their names by place:
---   scope[OPEN]  scope[TK], followed by the time of that level  scope[USD + DAY], for the period scope[PERIOD + DAY]
--- The counters from RQ on are packed into one field "window", because a field for each took a quarter of a script's
--- time. Each call also pays for every function and table defined here. Functions for only some scripts are therefore in
--- limits.lua and resolving.lua.
+--   scope[OPEN]  scope[TOKEN_LEVEL], followed by the time of that level
+--   scope[USD + DAY], for the period scope[PERIOD + DAY]
+-- The counters from REQUEST_LEVEL on are packed into one field "window", because a field for each took a quarter of a
+-- script's time. Each call also pays for every function and table defined here. Functions for only some scripts are
+-- therefore in limits.lua and resolving.lua.
 
 local RPM, TPM = 1, 2 -- places in a scope's limits
-local OPEN, TOTAL_USD, TOTAL_TOKENS, RQ, TK, PERIOD, USD, TOKENS = 1, 2, 3, 5, 7, 8, 11, 14
+local OPEN, TOTAL_USD, TOTAL_TOKENS, REQUEST_LEVEL, TOKEN_LEVEL, PERIOD, USD, TOKENS = 1, 2, 3, 5, 7, 8, 11, 14
 local HOUR, DAY, MONTH = 1, 2, 3
-local PACKED = 13 -- the counters from RQ on, as a MessagePack array of 13
-local ARRAY, EMPTY = '\157', '\157\0\0\0\0\0\0\0\0\0\0\0\0\0'
+local WINDOW_COUNTERS = 13 -- how many: those from REQUEST_LEVEL on, as one MessagePack array
+local ARRAY_HEAD, EMPTY_WINDOW = '\157', '\157\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local LARGE = 4503599627370496 -- 2^52: twice as much, and doubles are no longer exact
 local MINUTE_MS, HOUR_MS, DAY_MS = 60000, 3600000, 86400000
 local floor, max, min = math.floor, math.max, math.min
@@ -45,7 +46,7 @@ local function month_of(day)
   return month
 end
 
--- Reads the money and the counters: available, held, the team's scope, the key's scope, and up to two more fields if
+-- Reads the money and the counters: available, held, the team's scope, the key's scope, and up to three more fields if
 -- requested.
 local function load_state(state, key_id, ...)
   local fields = redis.call('HMGET', state, 'available', 'held', 'open', 'total_usd', 'total_tokens', 'window',
@@ -55,13 +56,13 @@ local function load_state(state, key_id, ...)
   return (fields[1] or 0) + 0, (fields[2] or 0) + 0,
     {
       (fields[3] or 0) + 0, (fields[4] or 0) + 0, (fields[5] or 0) + 0,
-      cmsgpack.unpack_limit(fields[6] or EMPTY, PACKED, 1),
+      cmsgpack.unpack_limit(fields[6] or EMPTY_WINDOW, WINDOW_COUNTERS, 1),
     },
     {
       (fields[7] or 0) + 0, (fields[8] or 0) + 0, (fields[9] or 0) + 0,
-      cmsgpack.unpack_limit(fields[10] or EMPTY, PACKED, 1),
+      cmsgpack.unpack_limit(fields[10] or EMPTY_WINDOW, WINDOW_COUNTERS, 1),
     },
-    fields[11], fields[12]
+    fields[11], fields[12], fields[13]
 end
 
 -- Saves a total. If it is so large that a double is not exact, the store adds the change, with 64 bits.
@@ -76,16 +77,16 @@ local function save_state(state, key_id, available, held, team, key, ...)
     save_large_total(state, key_id .. ':total_usd', key)
     redis.call('HSET', state, 'available', available, 'held', held,
       'open', team[OPEN], 'total_tokens', team[TOTAL_TOKENS],
-      'window', ARRAY .. cmsgpack.pack(unpack(team, RQ, RQ + PACKED - 1)),
+      'window', ARRAY_HEAD .. cmsgpack.pack(unpack(team, REQUEST_LEVEL, REQUEST_LEVEL + WINDOW_COUNTERS - 1)),
       key_id .. ':open', key[OPEN], key_id .. ':total_tokens', key[TOTAL_TOKENS],
-      key_id .. ':window', ARRAY .. cmsgpack.pack(unpack(key, RQ, RQ + PACKED - 1)), ...)
+      key_id .. ':window', ARRAY_HEAD .. cmsgpack.pack(unpack(key, REQUEST_LEVEL, REQUEST_LEVEL + WINDOW_COUNTERS - 1)), ...)
     return
   end
   redis.call('HSET', state, 'available', available, 'held', held,
     'open', team[OPEN], 'total_usd', team[TOTAL_USD], 'total_tokens', team[TOTAL_TOKENS],
-    'window', ARRAY .. cmsgpack.pack(unpack(team, RQ, RQ + PACKED - 1)),
+    'window', ARRAY_HEAD .. cmsgpack.pack(unpack(team, REQUEST_LEVEL, REQUEST_LEVEL + WINDOW_COUNTERS - 1)),
     key_id .. ':open', key[OPEN], key_id .. ':total_usd', key[TOTAL_USD], key_id .. ':total_tokens', key[TOTAL_TOKENS],
-    key_id .. ':window', ARRAY .. cmsgpack.pack(unpack(key, RQ, RQ + PACKED - 1)), ...)
+    key_id .. ':window', ARRAY_HEAD .. cmsgpack.pack(unpack(key, REQUEST_LEVEL, REQUEST_LEVEL + WINDOW_COUNTERS - 1)), ...)
 end
 
 -- Drains a bucket up to now. Without a limit nothing is counted, so a limit that is set later starts with an empty
@@ -101,8 +102,8 @@ end
 -- clock that was set back ends no period. The periods that were reached continue until it has caught up (`behind`).
 local function advance(scope, limits, now)
   if limits then
-    drain(scope, RQ, limits[RPM], now)
-    drain(scope, TK, limits[TPM], now)
+    drain(scope, REQUEST_LEVEL, limits[RPM], now)
+    drain(scope, TOKEN_LEVEL, limits[TPM], now)
   end
   local hour, day = floor(now / HOUR_MS), floor(now / DAY_MS)
   if scope[PERIOD + HOUR] > hour then

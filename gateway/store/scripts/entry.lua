@@ -4,7 +4,8 @@
 --   hold id | row | ending | cost | balance after it | hold, nano-USD | input, cached, output, reasoning tokens | admitted_ms
 --   [| the response's id [| the cost's calculation [| the note about the response [| the provider's id of it, if different
 --   [| the amount by which the cost exceeds the hold of the request that created the response
---   [| the request's tags [| and its end user, where the response's usage may correct the cost later]]]]]]]
+--   [| the request's tags [| its end user [| the lots that paid (lots.lua), where the response's usage may correct the
+--   cost later]]]]]]]]
 --
 --   row      "<key id>|<model>"
 --   ending   three lines: "<settle or void> <outcome> <settled_by> <upstream>", the calculation of a plain cost, the
@@ -13,7 +14,8 @@
 -- explains (":<text>" -> number, "=<number>" -> text). Once it has MAX_WORDS texts, entries contain new texts
 -- themselves.
 
-local MAX_WORDS = 4096
+local MAX_TEXTS = 4096
+local ROW, ENDING, COST, BALANCE, RESPONSE_ID, PAID_BY = 2, 3, 4, 5, 12, 19 -- places of some of the values
 
 -- Returns an id with its hexadecimal digits as bytes. The first byte stands for the prefix. An id in another form
 -- remains a text.

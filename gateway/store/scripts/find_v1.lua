@@ -18,8 +18,9 @@ if ARGV[3] == '' then
 end
 for at = 5, #KEYS do
   local entry = find_entry(KEYS[at], KEYS[2], ARGV[2], packed_id(ARGV[1]), ARGV[3] == '' and 1 or ARGV[3] + 0)
-  if entry and entry[3] then
-    return { 'entry', entry[1], entry[2], text_of(KEYS[3], entry[3][2]), text_of(KEYS[3], entry[3][3]) }
+  if entry and entry[VALUES] then
+    local row, ending = entry[VALUES][ROW], entry[VALUES][ENDING]
+    return { 'entry', entry[ENTRY_ID], entry[PACKED_ENTRY], text_of(KEYS[3], row), text_of(KEYS[3], ending) }
   end
 end
 return {}

@@ -6,8 +6,9 @@
 --   "<next> waits"   that call has ended, and the request is about to be admitted
 local WAITS_MS = 60000 -- how long the last of these outlives its worker
 
--- Returns the id, the word behind it, and the id of the request that follows. All are nil if nothing is kept.
-local function read_mark(mark)
-  local id, word = string.match(redis.call('GET', mark) or '', '^(%S+) ?(.*)$')
-  return id, word, string.match(word or '', '^>(%S+)$')
+-- Returns the id, the text after it, which says how far its request is, and the id of the request that follows. All are
+-- nil if nothing is kept.
+local function read_idempotency_key(key)
+  local id, progress = string.match(redis.call('GET', key) or '', '^(%S+) ?(.*)$')
+  return id, progress, string.match(progress or '', '^>(%S+)$')
 end

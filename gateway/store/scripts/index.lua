@@ -7,10 +7,10 @@
 -- short, their number grows with the number of records: at depth d it is 64 * 4^d. By chance a few records of a shard
 -- may have the same fingerprint, so the entry itself is compared.
 
-local RECORD, DEEPEST, LONG = 10, 9, 1280
+local RECORD_BYTES, MAX_DEPTH, LONG_SHARD_BYTES = 10, 9, 1280
 local WEEK_MS = 604800000
 
 -- Returns the field of a shard.
 local function shard_of(place, depth)
-  return struct.pack('>BI3', depth, floor(place / 4 ^ (DEEPEST - depth)))
+  return struct.pack('>BI3', depth, floor(place / 4 ^ (MAX_DEPTH - depth)))
 end

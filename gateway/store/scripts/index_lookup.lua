@@ -4,11 +4,11 @@
 local function times_in(index, fingerprint)
   local place, rest = tonumber(string.sub(fingerprint, 1, 6), 16), struct.pack('>I4', tonumber(string.sub(fingerprint, 7), 16))
   local fields, times = {}, {}
-  for depth = 0, DEEPEST do fields[depth + 1] = shard_of(place, depth) end
+  for depth = 0, MAX_DEPTH do fields[depth + 1] = shard_of(place, depth) end
   for _, shard in ipairs(redis.call('HMGET', index, unpack(fields))) do
     local at = shard and string.find(shard, rest, 1, true)
     while at do
-      if at % RECORD == 1 then times[#times + 1] = (struct.unpack('>I6', shard, at + 4)) end
+      if at % RECORD_BYTES == 1 then times[#times + 1] = (struct.unpack('>I6', shard, at + 4)) end
       at = string.find(shard, rest, at + 1, true)
     end
   end
@@ -18,6 +18,7 @@ end
 
 -- Returns the newest entry whose value at a place is this packed id, as {id, packed entry, its values}. Returns {} if
 -- the journal has been trimmed and no longer has the entry. Returns nil if there is no entry.
+local ENTRY_ID, PACKED_ENTRY, VALUES = 1, 2, 3
 local function find_entry(index, journal, fingerprint, id, place)
   local times = times_in(index, fingerprint)
   for at = #times, 1, -1 do

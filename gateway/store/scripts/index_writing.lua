@@ -1,9 +1,11 @@
 -- Adds to the index (index.lua).
 
--- Returns the depth at which a record is written when the index has n records: about 32 in each shard.
-local function depth_of(n)
-  local depth, room = 0, 2048
-  while n >= room and depth < DEEPEST do depth, n, room = depth + 1, n - room, room * 4 end
+-- Returns the depth at which a record is written when the index has so many records: about 32 in each shard.
+local function depth_of(record_count)
+  local depth, capacity = 0, 2048
+  while record_count >= capacity and depth < MAX_DEPTH do
+    depth, record_count, capacity = depth + 1, record_count - capacity, capacity * 4
+  end
   return depth
 end
 
@@ -13,37 +15,43 @@ local function with_newest(shard, record)
   local fingerprint = string.sub(record, 1, 4)
   local at = string.find(shard, fingerprint, 1, true)
   while at do
-    if at % RECORD == 1 then return string.sub(shard, 1, at - 1) .. record .. string.sub(shard, at + RECORD) end
+    if at % RECORD_BYTES == 1 then return string.sub(shard, 1, at - 1) .. record .. string.sub(shard, at + RECORD_BYTES) end
     at = string.find(shard, fingerprint, at + 1, true)
   end
   return shard .. record
 end
 
--- Adds one or two fingerprints for an entry. The second belongs to a response. `n` is an estimate of the number of
--- records. Where it is too low and the shards have become long, the next depth is used. The index lives until `life`
--- after the end of its week, and until `life` after its last new shard.
-local function add_to_index(index, n, entry_id, now, life, one, two)
+-- Adds one or two fingerprints for an entry. The second belongs to a response. `record_count` is an
+-- estimate. Where it is too low and the shards have become long, the next depth is used. The index lives until `life_ms`
+-- after the end of its week, and until `life_ms` after its last new shard.
+local function add_to_index(index, record_count, entry_id, now, life_ms, hold_fingerprint, response_fingerprint)
   local time = struct.pack('>I6', string.match(entry_id, '^%d+'))
-  local place, record = tonumber(string.sub(one, 1, 6), 16), struct.pack('>I4', tonumber(string.sub(one, 7), 16)) .. time
-  local other, more = nil, nil
-  if two then
-    other, more = tonumber(string.sub(two, 1, 6), 16), struct.pack('>I4', tonumber(string.sub(two, 7), 16)) .. time
+  local hold_place = tonumber(string.sub(hold_fingerprint, 1, 6), 16)
+  local hold_record = struct.pack('>I4', tonumber(string.sub(hold_fingerprint, 7), 16)) .. time
+  local response_place, response_record = nil, nil
+  if response_fingerprint then
+    response_place = tonumber(string.sub(response_fingerprint, 1, 6), 16)
+    response_record = struct.pack('>I4', tonumber(string.sub(response_fingerprint, 7), 16)) .. time
   end
-  local depth, first, second, found = depth_of(n) - 1, nil, nil, nil
+  local depth, hold_field, response_field, found = depth_of(record_count) - 1, nil, nil, nil
   repeat
     depth = depth + 1
-    first, second = shard_of(place, depth), other and shard_of(other, depth)
-    found = redis.call('HMGET', index, first, second or first)
-  until depth == DEEPEST or #(found[1] or '') < LONG and #(found[2] or '') < LONG
-  local added
-  if not second then added = redis.call('HSET', index, first, (found[1] or '') .. record)
-  elseif second == first then added = redis.call('HSET', index, first, with_newest((found[1] or '') .. record, more))
-  else added = redis.call('HSET', index, first, (found[1] or '') .. record, second, with_newest(found[2] or '', more)) end
-  if added > 0 then
-    local left = (string.match(index, '%d+$') + 1) * WEEK_MS - now
+    hold_field, response_field = shard_of(hold_place, depth), response_place and shard_of(response_place, depth)
+    found = redis.call('HMGET', index, hold_field, response_field or hold_field)
+  until depth == MAX_DEPTH or #(found[1] or '') < LONG_SHARD_BYTES and #(found[2] or '') < LONG_SHARD_BYTES
+  local new_fields
+  local hold_shard = (found[1] or '') .. hold_record
+  if not response_field then new_fields = redis.call('HSET', index, hold_field, hold_shard)
+  elseif response_field == hold_field then
+    new_fields = redis.call('HSET', index, hold_field, with_newest(hold_shard, response_record))
+  else
+    new_fields = redis.call('HSET', index, hold_field, hold_shard, response_field, with_newest(found[2] or '', response_record))
+  end
+  if new_fields > 0 then
+    local week_left_ms = (string.match(index, '%d+$') + 1) * WEEK_MS - now
     -- For a key without a lifetime, GT changes nothing, because such a key lives for ever.
-    if redis.call('PEXPIRE', index, max(left, 0) + life, 'GT') == 0 then
-      redis.call('PEXPIRE', index, max(left, 0) + life, 'NX')
+    if redis.call('PEXPIRE', index, max(week_left_ms, 0) + life_ms, 'GT') == 0 then
+      redis.call('PEXPIRE', index, max(week_left_ms, 0) + life_ms, 'NX')
     end
   end
 end

@@ -23,10 +23,11 @@ if invalid then return { 0, invalid, since_ms } end
 if not permitted(key[5], ARGV[2]) then return { -1, '' } end
 if not permitted(team[3], ARGV[2]) then return { -2, '' } end
 for at = 6, #KEYS do
-  local entry = find_entry(KEYS[at], KEYS[4], ARGV[4], packed_id(ARGV[3]), 12)
-  if entry and entry[3] then
-    if string.match(entry[1], '^%d+') + ARGV[5] < now then break end
-    return { 1, '', entry[2], text_of(KEYS[5], entry[3][2]), text_of(KEYS[5], entry[3][3]) }
+  local entry = find_entry(KEYS[at], KEYS[4], ARGV[4], packed_id(ARGV[3]), RESPONSE_ID)
+  if entry and entry[VALUES] then
+    if string.match(entry[ENTRY_ID], '^%d+') + ARGV[5] < now then break end
+    local row, ending = entry[VALUES][ROW], entry[VALUES][ENDING]
+    return { 1, '', entry[PACKED_ENTRY], text_of(KEYS[5], row), text_of(KEYS[5], ending) }
   end
 end
 return { 1, KEYS[3] and redis.call('GET', KEYS[3]) or '' }

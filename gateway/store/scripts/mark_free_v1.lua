@@ -4,7 +4,7 @@
 -- ARGV 1 id of the request
 -- Returns 1 if it was freed, or 0 if something else is kept there
 --@include idempotency
-local id, word = read_mark(KEYS[1])
-if id ~= ARGV[1] or word ~= 'waits' then return 0 end
+local id, progress = read_idempotency_key(KEYS[1])
+if id ~= ARGV[1] or progress ~= 'waits' then return 0 end
 redis.call('DEL', KEYS[1])
 return 1

@@ -1,4 +1,6 @@
--- For settlement without a hold: finds the meters that count a request for a model. Included inside of a block.
+-- For settlement without a hold: finds the meters that count a request for a model. Included inside of a block, after
+-- resolving.lua, which includes meter_counting.lua.
+--@include rule_fields
 
 -- Returns the names of the meters in the form of a hold. `compiled` has the rules of both scopes (meters.lua). The
 -- meters of running requests are left out, because nothing would reduce them again. Names in letters are those of plain
@@ -9,10 +11,12 @@ local function meters_of_model(model, compiled)
   for scope, text in pairs(compiled) do
     local rules = text and cjson.decode(text) or {}
     for _, rule in ipairs(rules.rules or {}) do
-      if patterns[rule[5]] and rule[3] ~= 3 then found[#found + 1] = scope .. rule[1] end
+      if patterns[rule[RULE_PATTERN]] and rule[RULE_KIND] ~= KIND_RUNNING then found[#found + 1] = scope .. rule[RULE_ID] end
     end
     for _, rule in ipairs(rules.end_users or {}) do
-      if patterns[rule[5]] and rule[3] ~= 3 then found[#found + 1] = (scope == 't' and 'e' or 'f') .. rule[1] end
+      if patterns[rule[RULE_PATTERN]] and rule[RULE_KIND] ~= KIND_RUNNING then
+        found[#found + 1] = (scope == 't' and 'e' or 'f') .. rule[RULE_ID]
+      end
     end
   end
   for _, unit in ipairs({ 'usd', 'tokens' }) do

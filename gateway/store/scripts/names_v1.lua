@@ -17,13 +17,13 @@ local names, changes, step = KEYS[1], KEYS[2], ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local function parts(text) return string.match(text, '^(%S+) (%d+) (%S+)$') end
+local function parse_change(text) return string.match(text, '^(%S+) (%d+) (%S+)$') end
 
 if step == 'reserve' then
   for i = 5, #ARGV do
     local text = redis.call('HGET', changes, ARGV[i])
     if text then
-      local token, until_ms = parts(text)
+      local token, until_ms = parse_change(text)
       local left = until_ms - now
       if token ~= ARGV[2] then return { left > 0 and 0 or -1, ARGV[i], text, math.max(0, left) } end
     end
@@ -36,7 +36,7 @@ if step == 'reserve' then
   return reply
 end
 
-local function reserved(name) return parts(redis.call('HGET', changes, name) or '') == ARGV[2] end
+local function reserved(name) return parse_change(redis.call('HGET', changes, name) or '') == ARGV[2] end
 
 if step == 'commit' then
   local id, name, before = ARGV[3], ARGV[4], ARGV[5]
@@ -59,7 +59,7 @@ elseif step == 'look' then
   local text = redis.call('HGET', changes, ARGV[2])
   local dead = 0
   if text then
-    local _, until_ms = parts(text)
+    local _, until_ms = parse_change(text)
     dead = now >= until_ms + 0 and 1 or 0
   end
   return { redis.call('HGET', names, ARGV[2]) or '', text or '', dead }
@@ -67,7 +67,7 @@ elseif step == 'dead' then
   local found = redis.call('HGETALL', changes)
   local dead = {}
   for i = 1, #found, 2 do
-    local _, until_ms = parts(found[i + 1])
+    local _, until_ms = parse_change(found[i + 1])
     if now >= until_ms + 0 then
       dead[#dead + 1] = found[i]
       dead[#dead + 1] = found[i + 1]
@@ -75,7 +75,7 @@ elseif step == 'dead' then
   end
   return dead
 elseif step == 'repair' then
-  local _, _, id = parts(ARGV[3])
+  local _, _, id = parse_change(ARGV[3])
   if redis.call('HGET', changes, ARGV[2]) ~= ARGV[3] then return 0 end
   if ARGV[4] ~= '' then redis.call('HSET', names, ARGV[2], ARGV[4])
   elseif redis.call('HGET', names, ARGV[2]) == id then redis.call('HDEL', names, ARGV[2]) end

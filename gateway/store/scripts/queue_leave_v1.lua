@@ -4,5 +4,5 @@
 -- ARGV 1 hold id
 -- Returns 1
 --@include queue
-leave(KEYS[1], KEYS[2], ARGV[1])
+leave_queue(KEYS[1], KEYS[2], ARGV[1])
 return 1

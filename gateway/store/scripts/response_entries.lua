@@ -1,4 +1,4 @@
--- Entries of stored responses, shared by the response_*_v1 scripts. KEYS 1 contents  2 entries  3 use  4 items.
+-- Entries of stored responses, shared by the scripts response_* and background_*. KEYS 1 contents  2 entries  3 use  4 items.
 --
 -- contents  hash  id -> the packed response; "<id>|events" -> the packed events of a background response
 -- entries   hash  id -> "parent|children|bytes|kind|items". kind: r running, s stored, d deleted but still has children.

@@ -23,7 +23,7 @@
 --   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
 -- A cost above the hold is posted completely. The field `paused` of the team names the first request that paused it. As
--- long as the team has this field, admit_v7 refuses every request that costs something.
+-- long as the team has this field, admit_v8 refuses every request that costs something.
 --
 -- An open hold has not ended. The end is therefore searched only if there is no open hold.
 --@include common
@@ -36,31 +36,31 @@
 local team_hash, key_hash, state, holds, held_hash, journal, words, index = unpack(KEYS, 1, 8)
 local id, kind, cost, key_id = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4]
 local response, is_tagged = ARGV[30] and KEYS[#KEYS], ARGV[28] ~= ''
-local behind = is_tagged and 13 or 12
-local end_users = ARGV[29] ~= '' and KEYS[behind]
-if end_users then behind = behind + 1 end
-local mark = #KEYS >= behind + (response and 1 or 0) and KEYS[behind]
+local next_key = is_tagged and 13 or 12
+local end_users = ARGV[29] ~= '' and KEYS[next_key]
+if end_users then next_key = next_key + 1 end
+local idempotency_key = #KEYS >= next_key + (response and 1 or 0) and KEYS[next_key]
 local binary_id = packed_id(id)
 
-local text, hold, slots, status = redis.call('HGET', held_hash, id), nil, 1, 1
-if text then
-  hold = parse_hold(text)
+local stored_hold, hold, slots, status = redis.call('HGET', held_hash, id), nil, 1, 1
+if stored_hold then
+  hold = parse_hold(stored_hold)
 else
 --@include index_lookup
-  local was, posted, balance, by
+  local ended_kind, posted_cost, balance, ended_by
   local before = redis.call('GET', KEYS[11])
   local entry = not before and find_entry(index, journal, ARGV[23], binary_id, 1)
-  if before then was, posted, balance, by = string.match(before, '^(%S+) (%S+) (%S+) %S+ (.*)$')
-  elseif entry and entry[3] then
-    was, by = string.match(text_of(words, entry[3][3]), '^(%S+) %S+ (%S+)')
-    posted, balance = entry[3][4], entry[3][5]
+  if before then ended_kind, posted_cost, balance, ended_by = string.match(before, '^(%S+) (%S+) (%S+) %S+ (.*)$')
+  elseif entry and entry[VALUES] then
+    ended_kind, ended_by = string.match(text_of(words, entry[VALUES][ENDING]), '^(%S+) %S+ (%S+)')
+    posted_cost, balance = entry[VALUES][COST], entry[VALUES][BALANCE]
   elseif entry then -- the journal has been trimmed and no longer has the entry
     local money = redis.call('HMGET', state, 'available', 'held')
-    was, posted, balance, by = kind, cost, (money[1] or 0) + (money[2] or 0), ARGV[8]
+    ended_kind, posted_cost, balance, ended_by = kind, cost, (money[1] or 0) + (money[2] or 0), ARGV[8]
   end
-  if was then
-    local same = was == kind and tonumber(posted) == cost and by == ARGV[8]
-    return { same and 2 or -1, tonumber(posted), tonumber(balance), by }
+  if ended_kind then
+    local same = ended_kind == kind and tonumber(posted_cost) == cost and ended_by == ARGV[8]
+    return { same and 2 or -1, tonumber(posted_cost), tonumber(balance), ended_by }
   end
   if redis.call('EXISTS', team_hash) == 0 or ARGV[18] ~= '' and redis.call('HEXISTS', key_hash, 's:' .. ARGV[18]) == 0 then
     return { 4, 0, 0, '' }
@@ -77,6 +77,10 @@ else
 --@include meters_of_model
     hold.counted = meters_of_model(string.lower(ARGV[5]), { t = team_rules, k = key_rules })
   end
+  if cost < 0 and ARGV[24] ~= '' then
+    local corrected = find_entry(index, journal, ARGV[24], packed_id(ARGV[27]), RESPONSE_ID)
+    if corrected and corrected[VALUES] then hold.charged, hold.paid_by = corrected[VALUES][COST], corrected[VALUES][PAID_BY] end
+  end
 end
 hold.end_users = end_users
 hold.end_user = end_users and hold.counted and hold.end_user
@@ -84,15 +88,16 @@ local now = server_ms()
 if hold.admitted_ms == 0 then hold.admitted_ms = now end
 
 -- Everything is read before anything is written.
-local team_tpm, key_tpm, over = redis.call('HMGET', team_hash, 'tpm', 'rules'), redis.call('HMGET', key_hash, 'tpm', 'rules'), nil
+local team_tpm, key_tpm = redis.call('HMGET', team_hash, 'tpm', 'rules'), redis.call('HMGET', key_hash, 'tpm', 'rules')
+local tpm_overrides
 if team_tpm[2] or key_tpm[2] then
   for scope, compiled in pairs({ t = team_tpm[2], k = key_tpm[2] }) do
-    local has = compiled and string.find(compiled, '"overrides":', 1, true)
-    has = has and now <= (string.match(compiled, '^{"ends":(%d+)') or now) + 0
-    for _, one in ipairs(has and cjson.decode(compiled).overrides or {}) do
-      if one[1] == TPM then
-        over = over or {}
-        over[scope] = one
+    local has_overrides = compiled and string.find(compiled, '"overrides":', 1, true)
+    has_overrides = has_overrides and now <= (string.match(compiled, '^{"ends":(%d+)') or now) + 0
+    for _, item in ipairs(has_overrides and cjson.decode(compiled).overrides or {}) do
+      if item[OVERRIDE_PLACE] == TPM then
+        tpm_overrides = tpm_overrides or {}
+        tpm_overrides[scope] = item
       end
     end
   end
@@ -100,57 +105,61 @@ end
 local input, cached, output, reasoning = ARGV[9] + 0, ARGV[10] + 0, ARGV[11] + 0, ARGV[12] + 0
 local row, remembered = key_id .. '|' .. ARGV[5], ARGV[24] ~= ''
 -- The calculation of a plain cost is its prices, so it recurs in other entries. Any other belongs to this request only.
-local plain = string.sub(ARGV[19], 1, 1) ~= '{'
-local ending = kind .. ' ' .. ARGV[7] .. ' ' .. ARGV[8] .. ' ' .. ARGV[6] .. '\n' .. (plain and ARGV[19] or '') .. '\n' .. ARGV[25]
-local numbers = redis.call('HMGET', words, ':' .. row, ':' .. ending)
-local hour, day
-if kind == 'settle' then hour, day = redis.call('HGET', KEYS[9], row), redis.call('HGET', KEYS[10], row) end
+local is_plain = string.sub(ARGV[19], 1, 1) ~= '{'
+local calculation = is_plain and ARGV[19] or ''
+local ending = kind .. ' ' .. ARGV[7] .. ' ' .. ARGV[8] .. ' ' .. ARGV[6] .. '\n' .. calculation .. '\n' .. ARGV[25]
+local text_numbers = redis.call('HMGET', words, ':' .. row, ':' .. ending)
+local hour_usage, day_usage
+if kind == 'settle' then hour_usage, day_usage = redis.call('HGET', KEYS[9], row), redis.call('HGET', KEYS[10], row) end
 -- A later correction of a response's cost has an id of its own. It does not count as another request.
 local counted, tags = string.sub(id, 1, 6) == 'usage_' and 0 or 1, nil
 if is_tagged and kind == 'settle' then
 --@include attribution
 end
 --@permits HDEL HINCRBY HSET PEXPIRE XADD ZREM
-if not (numbers[1] and numbers[2]) then
+if not (text_numbers[1] and text_numbers[2]) then
 --@permits HLEN
 end
 if ARGV[22] == '1' then
 --@permits HSETNX
 end
-if response or mark then
+if response or idempotency_key then
 --@permits DEL GET SET
 end
-local balance, indexed = resolve(
-  state, hold, now, team_tpm[1] and tonumber(team_tpm[1]), key_tpm[1] and tonumber(key_tpm[1]), cost, kind == 'settle' and input + output or 0, slots,
-  string.match(index, '%d+$') * 4294967296, remembered and 2 or 1, over)
-if text then
+local balance, indexed, paid_by = resolve(
+  state, journal, hold, now, team_tpm[1] and tonumber(team_tpm[1]), key_tpm[1] and tonumber(key_tpm[1]), cost,
+  kind == 'settle' and input + output or 0, slots,
+  string.match(index, '%d+$') * 4294967296, remembered and 2 or 1, tpm_overrides)
+if stored_hold then
   redis.call('ZREM', holds, id)
   redis.call('HDEL', held_hash, id)
 end
 
--- Returns the number of a text (entry.lua), or the text itself if it can have no number.
-local function word(number, said)
+-- Returns the number of a text (entry.lua), or the text itself if no more texts may have one.
+local function number_of(number, text)
   if number then return number + 0 end
-  local many = redis.call('HLEN', words) / 2
-  if many >= MAX_WORDS then return said end
-  redis.call('HSET', words, ':' .. said, many + 1, '=' .. string.format('%d', many + 1), said)
-  return many + 1
+  local known_texts = redis.call('HLEN', words) / 2
+  if known_texts >= MAX_TEXTS then return text end
+  redis.call('HSET', words, ':' .. text, known_texts + 1, '=' .. string.format('%d', known_texts + 1), text)
+  return known_texts + 1
 end
-local over, pauser = string.match(ARGV[22], '^over (%d+) (%S*)$')
+local excess, pausing_request = string.match(ARGV[22], '^over (%d+) (%S*)$')
 -- The provider and the client may have different ids of a response.
-local named = remembered and ARGV[27] or ARGV[21]
--- If the response's usage may correct the cost later, the correction needs the same tags and end user.
+local response_id = remembered and ARGV[27] or ARGV[21]
+-- If the response's usage may correct the cost later, the correction needs the same tags, end user and lots.
 local is_open = remembered and ARGV[8] ~= 'usage' and ARGV[8] ~= 'upstream_cost'
 local kept_tags, kept_user = is_open and is_tagged and ARGV[28], is_open and end_users and ARGV[29]
-local more, last = {
-  named ~= '' and packed_id(named) or '', plain and '' or ARGV[19], ARGV[26],
-  (over or ARGV[21] ~= named) and ARGV[21] ~= '' and packed_id(ARGV[21]) or '',
-  over and over + 0 or (kept_tags or kept_user) and (hold.amount > 0 and max(0, cost - hold.amount) or 0) or '', kept_tags or '', kept_user or '',
-}, 7
-while last > 0 and more[last] == '' do last = last - 1 end
+local kept_lots = is_open and paid_by ~= '' and paid_by
+local optional, last_place = {
+  response_id ~= '' and packed_id(response_id) or '', is_plain and '' or ARGV[19], ARGV[26],
+  (excess or ARGV[21] ~= response_id) and ARGV[21] ~= '' and packed_id(ARGV[21]) or '',
+  excess and excess + 0 or (kept_tags or kept_user or kept_lots) and (hold.amount > 0 and max(0, cost - hold.amount) or 0) or '',
+  kept_tags or '', kept_user or '', kept_lots or '',
+}, 8
+while last_place > 0 and optional[last_place] == '' do last_place = last_place - 1 end
 local entry_id = redis.call('XADD', journal, 'MINID', '~', now - ARGV[16], '*', 'e', cmsgpack.pack(
-  binary_id, word(numbers[1], row), word(numbers[2], ending), cost, balance, hold.amount, input, cached, output, reasoning,
-  hold.admitted_ms, unpack(more, 1, last)))
+  binary_id, number_of(text_numbers[1], row), number_of(text_numbers[2], ending), cost, balance, hold.amount, input, cached,
+  output, reasoning, hold.admitted_ms, unpack(optional, 1, last_place)))
 for attempt in string.gmatch(ARGV[20], '[^\n]+') do
   redis.call('XADD', journal, '*', 'type', 'attempt', 'id', id, 'key', key_id, 'amount', 0, 'balance', balance,
     'attempt', attempt)
@@ -160,27 +169,30 @@ add_to_index(index, indexed, entry_id, now, ARGV[14] + 0, ARGV[23], remembered a
 if kind == 'settle' then
   -- One field per key and model, with its five sums packed: five fields cost more here and where they are read.
   for at = 9, 10 do
-    local before = at == 9 and hour or at == 10 and day
-    local requests, read, cached_before, made, spent = string.match(before or '0 0 0 0 0', '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+    local before = at == 9 and hour_usage or at == 10 and day_usage
+    local requests_before, input_before, cached_before, output_before, cost_before =
+      string.match(before or '0 0 0 0 0', '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
     redis.call('HSET', KEYS[at], row, string.format('%d %d %d %d %d',
-      requests + counted, read + input, cached_before + cached, made + output, spent + cost))
+      requests_before + counted, input_before + input, cached_before + cached, output_before + output, cost_before + cost))
     if not before then redis.call('PEXPIRE', KEYS[at], ARGV[15]) end
   end
   if tags then
     redis.call('HSET', KEYS[12], unpack(tags))
-    if tags.life then redis.call('PEXPIRE', KEYS[12], tags.life) end
+    if tags.life_ms then redis.call('PEXPIRE', KEYS[12], tags.life_ms) end
   end
 end
-pauser = ARGV[22] == '1' and id or pauser
-if pauser and pauser ~= '' then redis.call('HSETNX', team_hash, 'paused', string.format('%d %s', now, pauser)) end
+pausing_request = ARGV[22] == '1' and id or pausing_request
+if pausing_request and pausing_request ~= '' then
+  redis.call('HSETNX', team_hash, 'paused', string.format('%d %s', now, pausing_request))
+end
 if response and ARGV[30] ~= '' then redis.call('SET', response, ARGV[30], 'PX', ARGV[31])
 elseif response then redis.call('DEL', response) end
 -- The client may have used the idempotency key again after this hold expired.
-local first, _, follower
-if mark then first, _, follower = read_mark(mark) end
-if mark and (first or id) == id then
-  if follower then redis.call('SET', mark, follower .. ' waits', 'PX', WAITS_MS)
-  elseif kind == 'settle' and ARGV[17] ~= '0' then redis.call('SET', mark, id .. ' settled', 'PX', ARGV[17])
-  else redis.call('DEL', mark) end
+local kept_id, _, follower
+if idempotency_key then kept_id, _, follower = read_idempotency_key(idempotency_key) end
+if idempotency_key and (kept_id or id) == id then
+  if follower then redis.call('SET', idempotency_key, follower .. ' waits', 'PX', WAITS_MS)
+  elseif kind == 'settle' and ARGV[17] ~= '0' then redis.call('SET', idempotency_key, id .. ' settled', 'PX', ARGV[17])
+  else redis.call('DEL', idempotency_key) end
 end
 return { status, cost, balance, ARGV[8] }

@@ -9,11 +9,11 @@
 --@include common
 --@include fields
 --@include credit
-local team, state, journal, idem = unpack(KEYS)
+local team, state, journal, idempotency = unpack(KEYS)
 local now = server_ms()
 if redis.call('EXISTS', team) == 1 then return 0 end
 if is_late(ARGV[1], now) then return -5 end
 redis.call('HSET', team, 'version', 1, 'created_ms', now, 'updated_ms', now)
 put_fields(team, 7)
-if ARGV[2] ~= '0' then post_credit(state, journal, idem, 'grant', ARGV[2], ARGV[3], ARGV[4], now, ARGV[5], ARGV[6]) end
+if ARGV[2] ~= '0' then post_credit(state, journal, idempotency, 'grant', ARGV[2], ARGV[3], ARGV[4], '', now, ARGV[5], ARGV[6]) end
 return 1

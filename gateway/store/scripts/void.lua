@@ -5,7 +5,7 @@ local function void_hold(state, holds, held, journal, end_users, now, id)
   local text = redis.call('HGET', held, id)
   local hold = text and parse_hold(text)
   if hold then hold.end_users = end_users end
-  local balance = hold and resolve(state, hold, now, nil, nil, 0, 0, 1)
+  local balance = hold and resolve(state, journal, hold, now, nil, nil, 0, 0, 1)
   redis.call('ZREM', holds, id)
   redis.call('HDEL', held, id)
   if hold then

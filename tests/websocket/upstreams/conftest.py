@@ -61,7 +61,13 @@ def over_key(over: RunningGateway) -> NewKey:
 
 
 def spent(gateway: RunningGateway, key: NewKey) -> tuple[int, int]:
-    """What a team has spent and what is held, in nano-USD."""
+    """What a team has spent and what is held, in nano-USD, once its requests are settled."""
+    balance = gateway.settled_balance(key)
+    return balance.spent, balance.held
+
+
+def booked(gateway: RunningGateway, key: NewKey) -> tuple[int, int]:
+    """The same at this moment, while turns run that hold something."""
     balance = gateway.balance(key)
     return balance.spent, balance.held
 

@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until_sync
 from tests.support.websocket_client import Socket
 from tests.support.websocket_provider import Turn, WebSocketProvider
 from tests.websocket.conftest import Log
-from tests.websocket.upstreams.conftest import COST_NANO_USD, MODEL, spent
+from tests.websocket.upstreams.conftest import COST_NANO_USD, MODEL, booked, spent
 
 
 class Steerable:
@@ -72,8 +72,8 @@ def test_a_steered_turn_is_followed_by_one_with_its_own_hold_settlement_and_log_
             "response.created",
         ]
         wait_until_sync(lambda: len(lines.of(over_key)) == 1, what="the steered turn is settled")
-        assert spent(over, over_key)[0] == COST_NANO_USD
-        assert spent(over, over_key)[1] > 0
+        assert booked(over, over_key)[0] == COST_NANO_USD
+        assert booked(over, over_key)[1] > 0
         steered.go_on.set()
         last = socket.events("lane")[-1]
         assert (last["type"], last["response"]["id"]) == ("response.completed", f"{previous}_b")
@@ -196,11 +196,11 @@ def test_the_hold_of_a_successor_covers_what_the_steered_turn_may_still_say(
     bound = 20_000
     with Socket(over.url, over_key.text) as socket:
         previous = begun(socket, max_output_tokens=bound)
-        wait_until_sync(lambda: spent(over, over_key)[1] > 0, what="the turn is admitted")
-        one_turn = spent(over, over_key)[1]
+        wait_until_sync(lambda: booked(over, over_key)[1] > 0, what="the turn is admitted")
+        one_turn = booked(over, over_key)[1]
         steer(socket, previous)
         assert socket.receive()["type"] == "response.steer.accepted"
-        assert spent(over, over_key)[1] >= 2 * one_turn + bound * 1000  # as input, at 1 USD per million
+        assert booked(over, over_key)[1] >= 2 * one_turn + bound * 1000  # as input, at 1 USD per million
     wait_until_sync(lambda: spent(over, over_key)[1] == 0, what="nothing is held")
 
 
@@ -236,7 +236,7 @@ def test_several_steerings_of_a_response_are_followed_by_one_turn(
             steer(socket, previous, text)
             assert socket.receive()["type"] == "response.steer.accepted"
             lines.wait(over_key, len(held))  # the one before is replaced
-            held.append(spent(over, over_key)[1])
+            held.append(booked(over, over_key)[1])
         assert held == sorted(held)
         assert held[2] - held[0] < held[0] // 100, "the holds of those before are given back"
         assert [turn.fields["input"] for turn in provider.steers] == ["Shorter.", "In French.", "And rhyme."]
@@ -319,7 +319,7 @@ def test_what_waits_for_tool_results_is_held_for_by_the_turn_that_brings_them(
         turn = {"model": MODEL, "input": "The result.", "previous_response_id": previous, "store": stored}
         socket.create(**turn)
         provider.wait_for_turns(2)
-        assert spent(over, over_key)[1] > len(long) * 1000, "its bytes, at 1 USD per million tokens"
+        assert booked(over, over_key)[1] > len(long) * 1000, "its bytes, at 1 USD per million tokens"
         released.set()
         assert socket.events()[-1]["type"] == "response.completed"
     sent = provider.turns[1].fields

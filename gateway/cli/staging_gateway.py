@@ -1,9 +1,9 @@
-"""The gateway that `gateway doctor` examines: a team of its own there, and requests of it, many at once.
+"""The gateway that `gateway doctor` examines: a team of the doctor's own on it, and the requests of that team.
 
-Patient.key(...)         a new key of the team, with limits
-Patient.ask(key)         one request: how it ended, when it began and ended, its id
-Patient.parallel(key)    many at once
-Patient.settled()        waits until nothing of the team is held any more
+StagingGateway.create_key(...)        creates a key of the team, with limits
+StagingGateway.send(key)              sends one request, and returns how it ended
+StagingGateway.send_many(key)         sends many requests at the same time
+StagingGateway.wait_until_settled()   waits until nothing is held for the team any more
 """
 
 from __future__ import annotations
@@ -22,29 +22,32 @@ from gateway.cli.calls import NoAnswerError, NoConnectionError, Stream
 from gateway.cli.client import AdminClient, called, team_path
 from gateway.cli.errors import CliError
 
-LONGEST_S: Final = 60.0
-"""How long anything is waited for that has to come: a settlement, a gateway that is back."""
-_EVERY_S: Final = 0.1
+MAX_WAIT_S: Final = 60.0
+"""How long the doctor waits for a settlement, or for a gateway that starts again."""
+_POLL_EVERY_S: Final = 0.1
 _TIMEOUT_S: Final = 120.0
 _DRY_RUN: Final = MappingProxyType({"x-gateway-dry-run": "true"})
 _PROMPT: Final = "Count from 1 to 200, a number a line."
 
 
 class Reply(NamedTuple):
-    """How a request ended. `status` 0: without an answer, and `code` is the fault."""
+    """How a request ended. Status 0 means that no answer came; `code` then says why."""
 
     status: int
     code: str
     request_id: str = ""
 
     @property
-    def is_good(self) -> bool:
+    def is_success(self) -> bool:
         """Whether it was served."""
         return self.status == HTTPStatus.OK
 
 
-class Patient:
-    """A staging gateway. Mutable: `served`, the ids of requests that have their answer, or a part of it."""
+class StagingGateway:
+    """A staging gateway and the team on it.
+
+    Mutable: `served` lists the ids of the requests that were answered in whole or in part.
+    """
 
     def __init__(self, admin: AdminClient, model: str, requests: int, max_output_tokens: int, credits_usd: str) -> None:
         self.admin = admin
@@ -55,18 +58,18 @@ class Patient:
         self.team = admin.post("/teams", body)
         self.path = team_path(self.team["id"])
 
-    def key(self, **limits: int | str) -> str:
-        """Creates a key of the team, and returns its text."""
-        return str(self.new_key(**limits)["key"])
+    def create_key(self, **limits: int | str) -> str:
+        """Creates a key of the team and returns its text."""
+        return str(self.create_key_record(**limits)["key"])
 
-    def new_key(self, **limits: int | str) -> dict[str, Any]:
-        """Creates a key of the team."""
+    def create_key_record(self, **limits: int | str) -> dict[str, Any]:
+        """Creates a key of the team and returns the admin API's answer."""
         return self.admin.post(f"{self.path}/keys", {"name": f"doctor {uuid.uuid4().hex[:6]}", "limits": limits})
 
-    def ask(
+    def send(
         self, key: str, *, stream: bool = True, on_bytes: Callable[[], bool] = lambda: True, dry_run: bool = False
     ) -> Reply:
-        """Sends one request. `on_bytes` is called when the first bytes have come; False: the client leaves."""
+        """Sends one request. `on_bytes` is called once bytes have come; if it returns False, the client leaves."""
         headers = _DRY_RUN if dry_run else None
         body = {**self._body, "stream": stream}
         try:
@@ -84,17 +87,17 @@ class Patient:
         for piece in answer.pieces():
             if not pieces and not on_bytes():
                 self.served.append(request_id)
-                return Reply(answer.status, "left", request_id)
+                return Reply(answer.status, "client left", request_id)
             pieces.append(piece)
         if answer.is_success:
             self.served.append(request_id)
         return Reply(answer.status, _code(b"".join(pieces)), request_id)
 
-    def parallel(self, key: str, count: int = 0, **options: Any) -> list[Reply]:
-        """Sends many requests at once."""
+    def send_many(self, key: str, count: int = 0, **options: Any) -> list[Reply]:
+        """Sends many requests at the same time."""
         count = count or self.requests
         with ThreadPoolExecutor(count) as pool:
-            return list(pool.map(lambda _: self.ask(key, **options), range(count)))
+            return list(pool.map(lambda _: self.send(key, **options), range(count)))
 
     def hold_usd(self, key: str) -> str:
         """Returns what is held for one of the requests."""
@@ -104,29 +107,29 @@ class Patient:
             raise CliError(f"a dry run is refused: {answer.status} {_code(answer.body)}")
         return str(answer.json()["hold"]["amount_usd"])
 
-    def settled(self) -> bool:
+    def wait_until_settled(self) -> bool:
         """Waits until nothing is held for the team any more."""
-        return waited(lambda: self.admin.get(self.path)["balance"]["held_usd"] == "0")
+        return _wait_for(lambda: self.admin.get(self.path)["balance"]["held_usd"] == "0")
 
-    def is_back(self) -> bool:
-        """Waits until the gateway serves."""
-        return waited(self.admin.is_ready)
+    def wait_until_ready(self) -> bool:
+        """Waits until the gateway serves requests."""
+        return _wait_for(self.admin.is_ready)
 
-    def ran(self, request_id: str) -> tuple[float, float] | None:
-        """Returns when a settled request had its slot, by the gateway's and its store's word; None: it is not told.
+    def slot_span(self, request_id: str) -> tuple[float, float] | None:
+        """Returns from when to when a settled request had its slot, in Unix seconds, or None if no timings come.
 
-        Its beginning is told a little late, by what its settlement took to reach the store, and never early. What the
-        client saw would not do: it may read the last bytes long after they were sent.
+        The times are the gateway's. A client's would be wrong, because it may read the last bytes long after they were
+        sent. The beginning may be a little too late, by the time that the settlement took, and is never too early.
         """
-        if not waited(lambda: bool(self.admin.get(f"/requests/{request_id}")["timings"])):
+        if not _wait_for(lambda: bool(self.admin.get(f"/requests/{request_id}")["timings"])):
             return None
         found = self.admin.get(f"/requests/{request_id}")
         end_s = datetime.fromisoformat(found["at"]).timestamp()
         took_ms = found["timings"]["relayed_ms"] - found["timings"]["admit_ms"]
         return end_s - took_ms / 1000, end_s
 
-    def disagreements(self) -> list[str]:
-        """Returns what the books of the team lack, and what was served and is in them not once."""
+    def ledger_problems(self) -> list[str]:
+        """Returns what differs in the team's ledger, and the served requests that are not posted exactly once."""
         found = self.admin.get("/ledger/verify", {"team": self.team["id"]})
         problems = [difference["name"] for one in found["data"] for difference in one["differences"]]
         posted = [entry["request_id"] for entry in self.admin.every(f"{self.path}/journal", {"type": "settle"})]
@@ -134,14 +137,14 @@ class Patient:
             f"{one} is posted {posted.count(one)} times" for one in self.served if posted.count(one) != 1
         ]
 
-    def discharge(self) -> None:
+    def delete_team(self) -> None:
         """Deletes the team."""
         self.admin.delete(self.path)
 
 
-def waited(condition: Callable[[], bool]) -> bool:
-    """Waits for a condition, and returns whether it came true. A gateway that is away is asked again."""
-    until_s = time.monotonic() + LONGEST_S
+def _wait_for(condition: Callable[[], bool]) -> bool:
+    """Waits for a condition and returns whether it came true. Calls that fail meanwhile are repeated."""
+    until_s = time.monotonic() + MAX_WAIT_S
     while True:
         try:
             if condition():
@@ -151,17 +154,17 @@ def waited(condition: Callable[[], bool]) -> bool:
                 raise
         if time.monotonic() > until_s:
             return False
-        time.sleep(_EVERY_S)
+        time.sleep(_POLL_EVERY_S)
 
 
-def most_at_once(spans: Sequence[tuple[float, float]]) -> int:
-    """Returns how many spans of time overlap at most."""
+def max_overlap(spans: Sequence[tuple[float, float]]) -> int:
+    """Returns the largest number of time spans that overlap."""
     edges = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
-    most = running = 0
+    highest = running = 0
     for _, step in edges:
         running += step
-        most = max(most, running)
-    return most
+        highest = max(highest, running)
+    return highest
 
 
 def _code(body: bytes) -> str:

@@ -8,16 +8,16 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.billing.dearest_rows import dearest_rows
 from gateway.billing.hold import Work, highest_rates, worst_case
+from gateway.billing.most_expensive_rows import most_expensive_rows
 from gateway.billing.price_row import Conditions
 from gateway.billing.price_table import PriceTable
 from gateway.billing.rates import KINDS
 from gateway.config.price_settings import PriceSettings
 from tests.support.effort import effort
-from tests.support.price_rows import NOW, rows
+from tests.support.price_rows import NOW, ROWS, ROWS_OF_ONE_VERSION
 
-ROWS = {
+CATALOGUE = {
     "a/small": {"input": "0.1", "output": "1"},
     "a/large": {"input": "5", "output": "50"},
     "b/huge": {"input": "20", "output": "100"},
@@ -36,10 +36,10 @@ WORKS = st.builds(
 
 
 @settings(max_examples=effort(60))
-@given(st.lists(rows(), min_size=2, max_size=4), WORKS)
+@given(st.lists(ROWS, min_size=2, max_size=4), WORKS)
 def test_the_rows_that_are_left_out_are_never_the_dearest(found: list[dict[str, Any]], work: Work) -> None:
     table = PriceTable({f"a/{n}": PriceSettings.model_validate(row).price() for n, row in enumerate(found)})
-    kept = [price for _, price in dearest_rows(table)]
+    kept = [price for _, price in most_expensive_rows(table)]
 
     def most(price: Any) -> int:
         return worst_case(price, work, NOW, NOW + 1000, table).amount_nano_usd
@@ -48,12 +48,12 @@ def test_the_rows_that_are_left_out_are_never_the_dearest(found: list[dict[str, 
 
 
 def test_a_cheap_row_is_left_out() -> None:
-    prices = {name: PriceSettings.model_validate(row).price() for name, row in ROWS.items()}
-    assert [name for name, _ in dearest_rows(PriceTable(prices))] == ["b/huge"]
+    prices = {name: PriceSettings.model_validate(row).price() for name, row in CATALOGUE.items()}
+    assert [name for name, _ in most_expensive_rows(PriceTable(prices))] == ["b/huge"]
 
 
 @settings(max_examples=effort(60))
-@given(rows(versions=False))
+@given(ROWS_OF_ONE_VERSION)
 def test_the_highest_rates_bound_every_combination(row: dict[str, Any]) -> None:
     price = PriceSettings.model_validate(row).price()
     most = highest_rates(price)
