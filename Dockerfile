@@ -23,16 +23,16 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONHASHSEED=0
 WORKDIR /src
-# Two environments: /build has pip, /opt/gateway is what ships.
-RUN python3 -m venv /build && python3 -m venv --without-pip /opt/gateway
 # The pattern matches nothing where there is no wheels/, and the lock file keeps the instruction valid.
 COPY ${LOCK} wheel[s] /src/wheels/
-RUN /build/bin/pip --python /opt/gateway/bin/python install --quiet \
+# Two environments: /build has pip, /opt/gateway is what ships.
+RUN python3 -m venv /build && python3 -m venv --without-pip /opt/gateway \
+    && /build/bin/pip --python /opt/gateway/bin/python install --quiet \
       --only-binary :all: --require-hashes --find-links /src/wheels -r "/src/wheels/${LOCK}"
 COPY pyproject.toml gateway.example.toml /src/
 COPY gateway /src/gateway
 RUN /build/bin/pip --python /opt/gateway/bin/python install --quiet --no-deps --no-build-isolation --no-index /src \
-    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/gateway/lib \
+    && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/gateway/lib \
     && mkdir -p /image/opt /image/data /image/etc/gateway \
     && cp -a /opt/gateway /image/opt/gateway \
     && chown 65532:65532 /image/data && chmod 700 /image/data \
@@ -45,7 +45,7 @@ LABEL org.opencontainers.image.title="openresponses-gateway" \
       org.opencontainers.image.description="A self-hosted OpenResponses gateway: local keys, limits, credits and routing in front of an LLM provider" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=build /image/ /
+# What only describes the image comes before its files: a builder without BuildKit makes a container for each line.
 ENV PATH=/opt/gateway/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/data \
@@ -53,7 +53,6 @@ ENV PATH=/opt/gateway/bin:/usr/local/bin:/usr/bin:/bin \
     GATEWAY_STORE__DATA_DIR=/data
 # A number, so that Kubernetes can see that it is not root.
 USER 65532:65532
-WORKDIR /data
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
@@ -61,3 +60,5 @@ HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
 # No shell in between: the gateway is process 1 and gets the signals.
 ENTRYPOINT ["gateway"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]
+COPY --from=build /image/ /
+WORKDIR /data

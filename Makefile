@@ -6,7 +6,7 @@
 # make mutants switches off one protection at a time and names those that no test misses; ARGS=--sample=5 takes some
 # make fuzz    a million random changes of saved inputs, through everything that reads bytes of strangers; some minutes
 # make cover   the tests of the request's path, with branch coverage and its floors
-# make simulate  7,500 schedules of the ledger's simulation, besides the 2,500 of `make test`: a few minutes;
+# make simulate  7,500 schedules of the ledger's simulation, besides those of `make test`: a few minutes;
 #              SCHEDULES=20000 FIRST_SEED=123456 takes others
 # make chaos   set-up, then the long variants: many more interleavings, kills and outages; some minutes
 # make wheels  the locked packages for an image into wheels/: the image is then built without a network (PIP_NO_INDEX=1);

@@ -108,9 +108,9 @@ class Stack:
         assert process.returncode == 0, f"{line}\n{text}"
         return text
 
-    def compose(self, *arguments: str) -> str:
-        """`docker compose ...`; fails the test if the command fails."""
-        return self._run("docker", "compose", *arguments)
+    def compose(self, *arguments: str, **environ: str) -> str:
+        """`docker compose ...`, with variables besides its own; fails the test if the command fails."""
+        return self._run("docker", "compose", *arguments, **environ)
 
     def docker(self, *arguments: str) -> str:
         """`docker ...`; fails the test if the command fails."""
@@ -122,9 +122,15 @@ class Stack:
             ["docker", "exec", container, *command], capture_output=True, text=True, check=False, timeout=60
         )
 
-    def _run(self, *command: str) -> str:
+    def _run(self, *command: str, **environ: str) -> str:
         done = subprocess.run(
-            command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False, timeout=_COMMAND_TIMEOUT_S
+            command,
+            cwd=ROOT,
+            env=self.environ | environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_COMMAND_TIMEOUT_S,
         )
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -184,6 +190,11 @@ class Stack:
             if not page.get("next"):
                 return found
             after = f"&after={page['next']}"
+
+    def layers(self, image: str) -> list[str]:
+        """The digests of an image's layers."""
+        found: list[str] = json.loads(self.docker("inspect", "--format", "{{json .RootFS.Layers}}", image))
+        return found
 
     def logs(self) -> str:
         """What all containers have written."""

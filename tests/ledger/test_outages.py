@@ -20,7 +20,7 @@ from gateway.ledger.verification import verify
 from tests.support.gateway import NewKey, RunningGateway, gateway_settings, running_gateway
 from tests.support.ledgers import Books, ask, kept_up, open_ledger, read_books, settled, voided
 from tests.support.outages import OUTAGES, break_by
-from tests.support.servers import Server, valkey_server
+from tests.support.servers import Server, durable_valkey_server
 from tests.support.unenforcing_store import UnenforcingStore
 from tests.support.waiting import wait_until, wait_until_found, wait_until_sync
 
@@ -31,7 +31,7 @@ QUICK = {"timeout_s": 0.5, "breaker_open_s": 0.1}
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with valkey_server(appendonly="yes", appendfsync="always") as server:
+    with durable_valkey_server() as server:
         yield server
 
 

@@ -19,7 +19,7 @@ from gateway.identity.api_keys import ApiKey, parse_api_key
 from gateway.ledger.verification import verify
 from tests.support.ledgers import Books, LedgerParts, ask, kept_up, open_ledger, read_books, voided
 from tests.support.processes import READY, GatewayProcess, Seen, ask_once, gateway_process, load
-from tests.support.servers import Server, valkey_server
+from tests.support.servers import Server, durable_valkey_server
 from tests.support.waiting import wait_until, wait_until_found
 
 pytestmark = pytest.mark.timeout(150)  # processes start slowly where tests share a machine
@@ -30,7 +30,7 @@ LONG = {"model": "sim/tokens-5000+slow-10", "input": "hello", "stream": True, "m
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with valkey_server(appendonly="yes", appendfsync="always") as server:
+    with durable_valkey_server() as server:
         yield server
 
 
@@ -235,7 +235,7 @@ async def _misfortunes(server: Server, gateway: GatewayProcess, seen: list[Seen]
 
 
 async def _survives(upstream: str, directory: Path, rounds: int) -> None:
-    with valkey_server(appendonly="yes", appendfsync="always") as server:
+    with durable_valkey_server() as server:
         async with open_ledger(server.url, directory / "ledger") as parts:
             who = await customer(parts)
             done = asyncio.Event()

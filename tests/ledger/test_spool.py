@@ -19,7 +19,7 @@ from gateway.ledger.spool import Spool, SpooledCall
 from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.keyspace import TeamKeys
 from tests.support.ledgers import DAY_S, ask, kept_up, open_ledger, policy, settled
-from tests.support.servers import Server, valkey_server
+from tests.support.servers import Server, durable_valkey_server
 from tests.support.waiting import wait_until, wait_until_found
 
 ROOM = 100_000
@@ -266,7 +266,7 @@ async def test_settlements_spooled_in_an_outage_are_posted_when_the_store_is_bac
 
 
 async def test_settlements_of_a_gateway_that_ended_in_an_outage_are_posted_by_the_next(tmp_path: Path) -> None:
-    with valkey_server(appendonly="yes", appendfsync="always") as server:
+    with durable_valkey_server() as server:
         async with open_ledger(server.url, tmp_path) as first:
             key = await first.new_key(credit=100)
             hold = (await first.ledger.admit(ask(key))).hold

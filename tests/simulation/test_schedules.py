@@ -14,10 +14,11 @@ import pytest
 from tests.simulation.faults import FAULTS
 from tests.simulation.nodes import Wire
 from tests.simulation.schedules import replay, run
+from tests.support.effort import effort
 
 pytestmark = pytest.mark.timeout(900)
 FIRST_SEED: Final = int(os.environ.get("FIRST_SEED", "0"))
-SCHEDULES: Final = int(os.environ.get("SCHEDULES", "2500"))
+SCHEDULES: Final = int(os.environ.get("SCHEDULES", effort(2500)))
 OF_EACH_KIND: Final = SCHEDULES * 3 // 100
 SHARDS: Final = 16
 OF_A_SHARD: Final = (SCHEDULES - OF_EACH_KIND * len(FAULTS)) // SHARDS

@@ -19,7 +19,7 @@ from tests.support.gateway import simulator
 from tests.support.ledgers import LedgerParts, open_ledger, read_books
 from tests.support.processes import GatewayProcess, gateway_process
 from tests.support.sent import Sent
-from tests.support.servers import Server, valkey_server
+from tests.support.servers import Server, durable_valkey_server
 from tests.support.waiting import wait_until, wait_until_found
 
 pytestmark = pytest.mark.timeout(150)  # processes start slowly where tests share a machine
@@ -30,7 +30,7 @@ SHORT = {"model": "sim/tokens-60+slow-10", "max_output_tokens": 100, "background
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with valkey_server(appendonly="yes", appendfsync="always") as server:
+    with durable_valkey_server() as server:
         yield server
 
 

@@ -17,15 +17,15 @@ from tests.state.answers import COST_NANO_USD, MODEL, answer
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.outages import OUTAGES, break_by
 from tests.support.post_only_provider import PostOnlyProvider
-from tests.support.servers import Server, valkey_server
+from tests.support.servers import Server, durable_valkey_server
 from tests.support.waiting import wait_until_sync
 
-QUICK = {"timeout_s": 0.2, "breaker_open_s": 0.1}
+QUICK = {"timeout_s": 0.5, "breaker_open_s": 0.1}
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with valkey_server(appendonly="yes", appendfsync="always") as server:
+    with durable_valkey_server() as server:
         yield server
 
 

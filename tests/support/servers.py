@@ -1,6 +1,7 @@
 """Real Valkey and Redis servers on loopback, each gone when its `with` block ends.
 
     with valkey_server() as server:              server.url, .pid, .pause(), .resume(), .kill(), .restart(), .run(...)
+    with durable_valkey_server() as server:      the same; it keeps its data when it is killed
     with valkey_cluster(replicas=1) as cluster:  cluster.url, .nodes (primaries first), .primary_of(slot)
     with valkey_sentinel() as sentinel:          sentinel.url, .primary, .replica, .sentinels
 
@@ -166,6 +167,14 @@ def valkey_server(*, binary: str | None = None, tcp: bool = False, **options: st
     with _running_server(binary=binary, tcp=tcp, **options) as server:
         yield server
         check_for_leaks(server)
+
+
+def durable_valkey_server() -> contextlib.AbstractContextManager[Server]:
+    """A server whose data outlives its process.
+
+    It never waits for the disk: no test cuts the power, and a busy disk would keep an answer for half a second.
+    """
+    return valkey_server(appendonly="yes", appendfsync="no")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from gateway.ledger.verification import verify
 from tests.support.gateway import NewKey, RunningGateway
 from tests.support.ledgers import LedgerParts, open_ledger, read_books
 from tests.support.processes import gateway_process
-from tests.support.servers import Server, valkey_server
+from tests.support.servers import Server, durable_valkey_server
 from tests.support.waiting import wait_until_found
 from tests.support.websocket_client import Socket
 from tests.websocket.conftest import Log
@@ -32,7 +32,7 @@ SHORT = {"model": "sim/tokens-60+slow-20", "input": "hello", "max_output_tokens"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with valkey_server(appendonly="yes", appendfsync="always") as server:
+    with durable_valkey_server() as server:
         yield server
 
 
