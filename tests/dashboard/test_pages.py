@@ -76,6 +76,11 @@ def test_the_style_sheet_and_the_script_are_served_to_anybody(gateway: RunningGa
             answer = dashboard.get(f"/static/{name}")
             assert answer.status_code == 200
             assert answer.headers["content-type"].split(";")[0] == kind
+            for tag in (answer.headers["etag"], f"W/{answer.headers['etag']}"):
+                again = dashboard.get(f"/static/{name}", **{"if-none-match": tag})
+                assert (again.status_code, again.content) == (304, b""), "a browser that has it is not sent it again"
+            other = dashboard.get(f"/static/{name}", **{"if-none-match": '"an older one"'})
+            assert other.content == answer.content
         assert dashboard.get("/static/guard.py").status_code == 404
 
 

@@ -21,9 +21,9 @@ class DashboardClient:
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
 
-    def get(self, path: str = "") -> httpx.Response:
+    def get(self, path: str = "", **headers: str) -> httpx.Response:
         """Returns a page without following redirects."""
-        return self.client.get(f"/dashboard{path}")
+        return self.client.get(f"/dashboard{path}", headers=headers)
 
     def token(self, page: str = _ANY_PAGE) -> str:
         """Returns the CSRF token of a page."""
