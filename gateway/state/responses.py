@@ -37,7 +37,7 @@ from gateway.store.script import Script
 from gateway.store.store import Store
 
 PUT: Final = Script.load("response_put_v2")
-WALK: Final = Script.load("response_walk_v2")
+WALK: Final = Script.load("response_walk_v3")
 USE: Final = Script.load("response_use_v1")
 LINEAGE: Final = Script.load("response_lineage_v1")
 DELETE: Final = Script.load("response_delete_v1")
@@ -103,13 +103,13 @@ class ResponseStore:
         Raises MissingResponse, which names the response that is missing. Raises `invalid_item` if the response cannot
         be continued or the chain exceeds the bounds.
         """
-        ids = await self._walk(key, response_id)
-        if not ids:  # the empty id
-            raise previous_not_found(response_id)
+        ids, gone = await self._walk(key, response_id)
+        reachable = ids[: ids.index(gone)] if gone in ids else ids
+        usable = reachable[: self.policy.max_depth]
         found: list[StoredResponse] = []
         size = 0
-        for start in range(0, len(ids), _BATCH_SIZE):
-            some = ids[start : start + _BATCH_SIZE]
+        for start in range(0, len(usable), _BATCH_SIZE):
+            some = usable[start : start + _BATCH_SIZE]
             for identifier, packed in zip(some, await self._contents(key.team_id, some), strict=True):
                 record = await self._open(key.team_id, packed)
                 if record is None:
@@ -122,6 +122,10 @@ class ResponseStore:
                     raise _too_long(f"its turns hold more than {self.policy.max_resolved_bytes} bytes")
                 if last_compaction(record.output) is not None:
                     return found[::-1]
+        if len(reachable) > len(usable):
+            raise _too_long(f"it has more than {self.policy.max_depth} turns")
+        if gone or not found:  # nothing is found of the empty id
+            raise previous_not_found(gone or response_id)
         return found[::-1]
 
     async def check(self, key: ApiKey) -> None:
@@ -130,11 +134,7 @@ class ResponseStore:
 
     async def get(self, key: ApiKey, response_id: str) -> StoredResponse | None:
         """Returns a response of the key's team, or None. Renews its lifetime, and that of those that it continues."""
-        try:
-            await self._walk(key, response_id)
-        except GatewayError as error:
-            if error.code not in ("previous_response_not_found", "invalid_item"):
-                raise
+        await self._walk(key, response_id)
         return await self.read(key.team_id, response_id)
 
     async def read(self, team_id: str, response_id: str) -> StoredResponse | None:
@@ -242,26 +242,25 @@ class ResponseStore:
         """Whether a response that was used then, as `response_entries.lua` notes it, has outlived its lifetime."""
         return used is None or float(used) < (time.time() - self.policy.ttl_s) * 1_000_000
 
-    async def _walk(self, key: ApiKey, response_id: str) -> list[str]:
-        """Returns the ids of a chain, from this response to its root, and renews the lifetime of each."""
-        names, ids, rest = TeamKeys(key.team_id), list[str](), response_id
+    async def _walk(self, key: ApiKey, response_id: str) -> tuple[list[str], str]:
+        """Returns a chain's ids from this response to its root, and the first that is missing or deleted, or "".
+
+        Renews the lifetime of each. A chain that is longer than the bound is not followed to its root.
+        """
+        names, ids, rest, gone = TeamKeys(key.team_id), list[str](), response_id, ""
         keys = [*names.stored_responses, names.team, names.key(key.key_id)]
         while True:
             args = [key.secret_hash, rest, self._ttl_ms, str(len(ids))]
             word, *found = (await gather([self.store.call(WALK, keys, args)]))[0]
             if word == b"key":
                 raise invalid_api_key(found[0].decode(), found[1])
-            if word == b"gone":
-                raise previous_not_found(found[0].decode())
             ids += [identifier.decode() for identifier in found[1]]
-            rest = found[0].decode()
-            if len(ids) > self.policy.max_depth or (rest and len(ids) == self.policy.max_depth):
-                raise _too_long(f"it has more than {self.policy.max_depth} turns")
-            if not rest:
+            rest, gone = found[0].decode(), gone or found[2].decode()
+            if not rest or len(ids) > self.policy.max_depth:
                 break
         if len(ids) >= _SLICE_TURNS:
             await self._renew(names, ids)
-        return ids
+        return ids, gone
 
     async def _renew(self, names: TeamKeys, ids: Sequence[str]) -> None:
         """Renews a chain that is too long for one script.

@@ -95,6 +95,7 @@ class States(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.provider.forget()  # an example that failed may have left an answer
         self.key: NewKey = self.gateways[0].new_key()
         self.clients = [gateway.http(self.key) for gateway in self.gateways]
         self.count = 0

@@ -155,6 +155,22 @@ async def test_a_chain_is_bounded_in_turns_and_bytes(ledgers: LedgerParts) -> No
     )
 
 
+async def test_what_precedes_a_compaction_may_be_deleted_and_counts_for_no_bound(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy(max_depth=3)), await ledgers.new_key()
+    summary = {"type": "compaction", "id": "cmp_c", "encrypted_content": "what was said"}
+    await store(responses, key, turn("a"), turn("b", "a"), turn("c", "b", output=[summary]), turn("d", "c"))
+    await store(responses, key, turn("e", "d"), turn("idle"))
+    assert await ids(responses, key, "e") == ["c", "d", "e"]
+    for before in ("a", "b"):
+        assert await responses.delete(key.team_id, before)
+        assert await ids(responses, key, "e") == ["c", "d", "e"]
+    assert (await by_use(responses, key))[0] == ["idle", "e", "d", "c", "b", "a"], (
+        "deleted turns are renewed like others"
+    )
+    assert await responses.delete(key.team_id, "c")
+    assert "'c'" in (await refusal(responses, key, "e")).message
+
+
 async def test_a_response_beyond_the_bound_is_not_kept(ledgers: LedgerParts) -> None:
     responses, key = ResponseStore(ledgers.store, policy(max_response_bytes=50)), await ledgers.new_key()
     with pytest.raises(ValueError, match="too large to be stored"):

@@ -63,30 +63,33 @@ local function trim(now, ttl_ms, max_bytes, new_id, max_entries)
     local id = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
     if not id or id == new_id then break end
     -- Removes a whole chain: the turn with the lowest score, then each ancestor that no other turn continues. The next
-    -- calls remove the rest of a long chain.
+    -- calls remove the rest of a long chain. If a turn with the lowest score has children, they do not reach it any more.
+    local is_first = true
     while id and id ~= '' and id ~= new_id and left > 0 do
       local entry = read(id)
-      if not entry or entry.children > 0 then break end
+      if not entry or (entry.children > 0 and not is_first) then break end
       remove(id)
-      left = left - 1
+      left, is_first = left - 1, false
       id = entry.parent
     end
     max_entries = max_entries - 1
   end
 end
 
--- Finds a turn and its ancestors, at most `max_turns`. Returns their ids, beginning with the turn's, and the id of the next
--- ancestor or "". If a turn is missing, returns nil and its id.
+-- Finds a turn and its ancestors, at most `max_turns`. Deleted ones are among them, so that their ancestors are renewed too.
+-- Returns their ids, beginning with the turn's; the id of the next ancestor or ""; and the first id that is missing,
+-- expired or deleted, or nil. What a missing or expired turn continued is not known.
 local function walk(id, now, ttl_ms, max_turns)
-  local ids = {}
+  local ids, gone = {}, nil
   while id ~= '' and #ids < max_turns do
     local entry = read(id)
     local used = redis.call('ZSCORE', KEYS[3], id)
-    if not entry or entry.kind == 'd' or not used or tonumber(used) < (now - ttl_ms) * 1000 then return nil, id end
+    if not entry or not used or tonumber(used) < (now - ttl_ms) * 1000 then return ids, '', gone or id end
+    if entry.kind == 'd' then gone = gone or id end
     ids[#ids + 1] = id
     id = entry.parent
   end
-  return ids, id
+  return ids, id, gone
 end
 
 -- Records the use of turns. `before` is the number of turns between the first of them and the used turn.

@@ -25,7 +25,7 @@ local function put(now, id, parent, content, kind, is_reserved, items, events, t
   redis.call('HSET', KEYS[1], id, content)
   if events ~= '' then redis.call('HSET', KEYS[1], id .. '|events', events) end
   redis.call('ZADD', KEYS[3], string.format('%d', now * 1000), id)
-  if entry.parent ~= '' then use(walk(id, now, ttl_ms, SLICE) or {}, now, 0) end
+  if entry.parent ~= '' then use((walk(id, now, ttl_ms, SLICE)), now, 0) end
   trim(now, ttl_ms, max_bytes, id, 200)
   renew(ttl_ms)
   return 1
