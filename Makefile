@@ -1,7 +1,7 @@
 # make run     a gateway on http://127.0.0.1:8080 in one minute: sets up what is missing, starts the demo;
 #              ARGS="--port 9000" takes another port
 # make setup   .venv with everything; afterwards .venv/bin/gateway works
-# make test    set-up, then the tests, four at a time; ARGS="tests/ledger -k name" takes some of them, one at a time
+# make test    set-up, then the tests, six at a time (in CI four); ARGS="tests/ledger -k name" takes some of them, one at a time
 # make test-fast  set-up, then the pure tests alone: seconds
 # make mutants switches off one protection at a time and names those that no test misses; ARGS=--sample=5 takes some
 # make fuzz    a million random changes of saved inputs, through everything that reads bytes of strangers; some minutes
@@ -45,9 +45,10 @@ setup: $(DEV)
 run: $(if $(wildcard $(DEV)),$(DEV),$(RUNTIME))
 	$(BIN)/gateway demo $(ARGS)
 
-# Tests wait more than they compute: four share two cores well. A process that is done takes tests from one that is not.
+# Tests wait more than they compute: six share two cores well, and four where CI tries more examples. A process that is
+# done takes tests from one that is not.
 test: $(DEV)
-	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses 4 --dist worksteal)
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses $(if $(CI),4,6) --dist worksteal)
 
 test-fast: $(DEV)
 	$(BIN)/python -m pytest --hypothesis-profile fast tests/unit $(ARGS)

@@ -210,7 +210,8 @@ async def test_a_client_that_leaves_inside_it_leaves_nothing_behind(scenario: Sc
 
 
 async def test_a_client_that_leaves_while_it_is_sent_on_leaves_nothing_behind(stages: Stages, tmp_path: Path) -> None:
-    async with stages([wait_for(asyncio.Event())], server=SERVER, prices=PRICES) as scenario:
+    upstream = {"drain_timeout_s": 1}
+    async with stages([wait_for(asyncio.Event())], server=SERVER, prices=PRICES, upstream=upstream) as scenario:
         client = await begin(scenario, f"content-length: {len(FORM)}")
         await client.send(FORM)
         await wait_until(lambda: bool(scenario.gateway.services.handler.running), what="it is being sent")

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until, wait_until_found
 pytestmark = pytest.mark.timeout(150)
 
 FOR_EVER_S = 600.0  # a hold's life: what comes back sooner comes back by a lease
-LONG = {"model": "sim/tokens-3000+slow-10", "input": "hello", "stream": True, "max_output_tokens": 10_000}
+LONG = {"model": "sim/tokens-1500+slow-10", "input": "hello", "stream": True, "max_output_tokens": 10_000}
 
 
 @pytest.fixture(scope="module")

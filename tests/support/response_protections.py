@@ -106,10 +106,24 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         f"{_TEST_ODD}::test_a_switch_is_true_or_false",
     ),
     Protection(
+        "deleted turns before a compaction are not missed",
+        "gateway/state/responses.py",
+        "reachable = ids[: ids.index(gone)] if gone in ids else ids",
+        "reachable = [] if gone else ids",
+        "tests/state/test_stored_responses.py::test_what_precedes_a_compaction_may_be_deleted_and_counts_for_no_bound",
+    ),
+    Protection(
+        "what a deleted turn continued is renewed with the turns after it",
+        "gateway/store/scripts/response_entries.lua",
+        "if entry.kind == 'd' then gone = gone or id end",
+        "if entry.kind == 'd' then return ids, '', gone or id end",
+        "tests/state/test_stored_responses.py::test_what_precedes_a_compaction_may_be_deleted_and_counts_for_no_bound",
+    ),
+    Protection(
         "an empty id continues nothing",
         "gateway/state/responses.py",
-        "if not ids:",
-        "if False:",
+        "if gone or not found:",
+        "if gone:",
         f"{_TEST_ODD}::test_an_empty_id_is_one_that_is_not_known",
     ),
     Protection(

@@ -55,20 +55,6 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/state/test_stored_responses.py::test_only_a_finished_response_can_be_continued",
     ),
     Protection(
-        "deleted turns before a compaction are not missed",
-        "gateway/state/responses.py",
-        "reachable = ids[: ids.index(gone)] if gone in ids else ids",
-        "reachable = [] if gone else ids",
-        "tests/state/test_stored_responses.py::test_what_precedes_a_compaction_may_be_deleted_and_counts_for_no_bound",
-    ),
-    Protection(
-        "what a deleted turn continued is renewed with the turns after it",
-        "gateway/store/scripts/response_entries.lua",
-        "if entry.kind == 'd' then gone = gone or id end",
-        "if entry.kind == 'd' then return ids, '', gone or id end",
-        "tests/state/test_stored_responses.py::test_what_precedes_a_compaction_may_be_deleted_and_counts_for_no_bound",
-    ),
-    Protection(
         "a conversation has a bounded number of items",
         "gateway/store/scripts/conversation_append.lua",
         "if redis.call('HLEN', conversation) + last - first >= MAX_ITEMS then return -1 end",

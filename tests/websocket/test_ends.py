@@ -88,7 +88,10 @@ async def test_a_stop_closes_idle_sockets_at_once_and_others_with_their_turn(
     headers = {"authorization": f"Bearer {secret}"}
     with gateway_process(server.url, upstream, tmp_path / "stops", server__drain_timeout_s="20") as gateway:
         url = gateway.url.replace("http", "ws") + "/v1/responses"
-        async with connect(url, additional_headers=headers) as idle, connect(url, additional_headers=headers) as busy:
+        async with (
+            connect(url, additional_headers=headers) as idle,
+            connect(url, additional_headers=headers, max_queue=None) as busy,
+        ):
             await busy.send(json.dumps({"type": "response.create", **SHORT}))
             await busy.recv()
             stopped = threading.Thread(target=gateway.program.stop, args=(signal.SIGTERM,))
@@ -113,7 +116,7 @@ async def test_a_stop_that_does_not_wait_longer_gives_a_turn_its_last_words(
     team, secret = await customer(parts)
     with gateway_process(server.url, upstream, tmp_path / "stops") as gateway:
         url = gateway.url.replace("http", "ws") + "/v1/responses"
-        async with connect(url, additional_headers={"authorization": f"Bearer {secret}"}) as busy:
+        async with connect(url, additional_headers={"authorization": f"Bearer {secret}"}, max_queue=None) as busy:
             await busy.send(json.dumps({"type": "response.create", **LONG}))
             await busy.recv()
             stopped = threading.Thread(target=gateway.program.stop, args=(signal.SIGTERM,))
@@ -132,10 +135,12 @@ async def test_a_worker_that_is_killed_in_its_turns_leaves_exact_books(
     server: Server, upstream: str, parts: LedgerParts, tmp_path: Path
 ) -> None:
     team, secret = await customer(parts)
-    with gateway_process(server.url, upstream, tmp_path / "dies", workers=2, ledger__lease_s="1") as gateway:
+    quick = {"ledger__lease_s": "1", "upstreams__simulator__drain_timeout_s": "1"}
+    with gateway_process(server.url, upstream, tmp_path / "dies", workers=2, **quick) as gateway:
         url = gateway.url.replace("http", "ws") + "/v1/responses"
         headers = {"authorization": f"Bearer {secret}"}
-        sockets = [await connect(url, additional_headers=headers) for _ in range(6)]
+        # No bound of the client's own: one that stopped reading would wait 10 s for the end of its socket.
+        sockets = [await connect(url, additional_headers=headers, max_queue=None) for _ in range(6)]
         for socket in sockets:
             await socket.send(json.dumps({"type": "response.create", **LONG}))
             assert json.loads(await socket.recv())["type"] == "response.created"
