@@ -135,8 +135,14 @@ async def test_a_worker_that_is_killed_in_its_turns_leaves_exact_books(
     server: Server, upstream: str, parts: LedgerParts, tmp_path: Path
 ) -> None:
     team, secret = await customer(parts)
-    quick = {"ledger__lease_s": "1", "upstreams__simulator__drain_timeout_s": "1"}
-    with gateway_process(server.url, upstream, tmp_path / "dies", workers=2, **quick) as gateway:
+    with gateway_process(
+        server.url,
+        upstream,
+        tmp_path / "dies",
+        workers=2,
+        ledger__lease_s="1",
+        upstreams__simulator__drain_timeout_s="1",
+    ) as gateway:
         url = gateway.url.replace("http", "ws") + "/v1/responses"
         headers = {"authorization": f"Bearer {secret}"}
         # No bound of the client's own: one that stopped reading would wait 10 s for the end of its socket.
