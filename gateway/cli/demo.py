@@ -18,6 +18,7 @@ import secrets
 import signal
 import sys
 import threading
+import time
 import tomllib
 from http import HTTPStatus
 from pathlib import Path
@@ -45,6 +46,7 @@ HEADING: Final = """\
 """
 READY_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.02
+_RETRY_S: Final = 0.2
 
 
 def run(host: str, port: int, data_dir: Path) -> None:
@@ -98,8 +100,8 @@ class Greeting(threading.Thread):
         """The thread's work."""
         try:
             with AdminClient(self._demo.url, self._admin_key, str(self._demo.data_dir / "admin-key")) as client:
-                if self._wait_until_ready(client):
-                    key = _team_key(client, self._demo)
+                key = self._team_key(client)
+                if key is not None:
                     sys.stdout.write(text(self._demo, key))
                     sys.stdout.flush()
         except CliError as fault:
@@ -111,6 +113,21 @@ class Greeting(threading.Thread):
         if not self._over.is_set():  # otherwise the gateway was stopped in the meantime
             self.fault = fault
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _team_key(self, client: AdminClient) -> str | None:
+        """Returns the key of the team "demo", or None if the demo was stopped.
+
+        A busy disk can keep the store from answering for a second, also after the gateway was ready.
+        """
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while self._wait_until_ready(client):
+            try:
+                return _team_key(client, self._demo)
+            except AdminApiError as refused:
+                if refused.code != "store_unavailable" or time.monotonic() > deadline_s:
+                    raise
+            self._over.wait(_RETRY_S)
+        return None
 
     def _wait_until_ready(self, client: AdminClient) -> bool:
         for _ in range(round(READY_TIMEOUT_S / _POLL_S)):

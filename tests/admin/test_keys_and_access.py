@@ -44,7 +44,7 @@ def test_a_key_is_shown_once_and_works(admin: httpx.Client, gateway: RunningGate
     assert admin.get(keys).json()["data"][0]["id"] == key["id"]
 
 
-def test_a_key_is_changed_and_revoked_for_ever(admin: httpx.Client, gateway: RunningGateway, keys: str) -> None:
+def test_a_key_is_changed_and_then_revoked_for_good(admin: httpx.Client, gateway: RunningGateway, keys: str) -> None:
     key = admin.post(keys, json={"name": "k"}).json()
     place = f"{keys}/{key['id']}"
     with gateway.http(key["key"]) as client:

@@ -151,7 +151,7 @@ def test_what_cannot_be_read_is_wrong_usage(
     assert (told.code, why in told.err) == (2, True), told.err
 
 
-def test_rows_outside_the_period_are_ignored_and_said(
+def test_rows_outside_the_period_are_ignored_and_counted(
     gateway: RunningGateway, tmp_path: Path, charges: Charges
 ) -> None:
     file = written(tmp_path / "bill.csv", [*rows_of(charges), ["other", "2020-01-01", "sim/echo", "9"]])

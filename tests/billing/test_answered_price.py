@@ -1,4 +1,4 @@
-"""The model that answered decides the price where its route says so; what is held is the dearest that may answer."""
+"""The model that answered sets the price where its route says so; the most expensive one that may answer is held."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def test_the_model_that_answers_is_charged_where_the_route_says_so(
         assert (counted in httpx.get(f"{gateway.url}/metrics").text) == bool(unpriced)
 
 
-def test_what_is_held_is_the_dearest_that_may_answer(serving: Serving) -> None:
+def test_what_is_held_is_the_most_expensive_model_that_may_answer(serving: Serving) -> None:
     with serving(lambda _: Answer(response(USAGE)), prices=ROWS, route=ANSWERED) as (gateway, _):
         for credits_usd, status in (("0.0099", 402), ("0.0105", 200)):  # 100 tokens of the hugest, and some input
             key = gateway.new_key(credits_usd=credits_usd)

@@ -45,7 +45,7 @@ SEARCH = {"tools": [{"type": "web_search"}]}
         ({}, {}, {"inference_geo": "us"}, "inference_geo"),
         (FAST, {}, {"inference_geo": "us"}, ""),
         (FAST, {}, {"inference_geo": "eu"}, "inference_geo"),
-        # Hosted tools without a fee are charged the dearest fee that any row states, and pass.
+        # Hosted tools without a fee are charged the highest fee that any row states, and pass.
         ({}, {}, SEARCH, ""),
         ({}, {"tools": "priced"}, SEARCH, "tools"),
         ({"per_call": {"web_search": "0.01"}}, {"tools": "priced"}, SEARCH, ""),

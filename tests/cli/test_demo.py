@@ -17,8 +17,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.gateway import simulator
+from gateway.cli.demo import Greeting
+from gateway.cli.greeting import Demo
+from tests.support.gateway import ADMIN_KEY, running_gateway, simulator
 from tests.support.program import Program, environment, processes_in, run, started
+from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
 LAST_LINE = "Ctrl-C stops everything"
@@ -166,6 +169,21 @@ def spend(program: Program) -> None:
     body = {"model": "o4-mini", "input": "Hello, world!"}
     answer = httpx.post(f"{fact(printed, 'Base URL')}/responses", headers=headers, json=body, trust_env=False)
     assert answer.status_code == 200
+
+
+def test_a_store_that_pauses_before_the_team_is_there_delays_the_demo_and_does_not_end_it(
+    own_store: Server, upstream: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # how a demo that cannot begin ends itself
+    with running_gateway(own_store.url, upstream, tmp_path, store={"timeout_s": 0.3}) as gateway:
+        own_store.pause()
+        with Greeting(Demo(gateway.url, tmp_path, simulated=True), ADMIN_KEY) as greeting:
+            wait_until_sync(lambda: not gateway.services.store.available, what="the store is missed")
+            own_store.resume()
+            greeting.join(60)
+    signal.signal(signal.SIGTERM, before)
+    assert greeting.fault is None
+    assert LAST_LINE in capsys.readouterr().out
 
 
 def test_the_next_start_finds_the_same_team_key_and_balance_whatever_ended_the_last(tmp_path: Path) -> None:

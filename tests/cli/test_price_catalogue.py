@@ -183,7 +183,7 @@ def test_a_name_that_the_data_lacks_is_refused() -> None:
     assert done.stdout == ""
 
 
-def test_a_file_is_replaced_only_where_that_is_said(tmp_path: Path) -> None:
+def test_a_file_is_replaced_only_when_asked_to(tmp_path: Path) -> None:
     file = tmp_path / "prices.toml"
     file.write_text("mine", encoding="utf-8")
     refused = run_prices("import", "openai/gpt-5.4", "--output", str(file))

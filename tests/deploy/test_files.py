@@ -215,7 +215,7 @@ def test_a_placeholder_that_was_stored_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "secrets" / "upstream_api_key").read_text() == "sk-Real0123456789\n"
 
 
-def test_what_is_kept_is_said(tmp_path: Path) -> None:
+def test_secrets_that_are_kept_are_named(tmp_path: Path) -> None:
     secrets_made(tmp_path, "sk-Real0123456789")
     again = secrets_made(tmp_path, "sk-Another0123456789")
     kept = {line.split()[1].rstrip(";").rpartition("/")[2] for line in again.stdout.splitlines() if "kept" in line}

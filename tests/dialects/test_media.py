@@ -65,7 +65,7 @@ async def test_pictures_without_usage_at_a_price_by_tokens_are_no_gift(stages: S
         assert int(entry["amount"]) < 0
 
 
-async def test_the_hold_has_the_dearest_picture_and_the_partial_ones(stages: Stages) -> None:
+async def test_the_hold_has_the_most_expensive_picture_and_the_partial_ones(stages: Stages) -> None:
     async with stages([], prices=PICTURES) as scenario:
         client = await ask(scenario, "/v1/images/generations", prompt="a hat", n=3, dry_run=True)
         assert json.loads(client.body)["hold"]["amount_usd"] == "0.36"

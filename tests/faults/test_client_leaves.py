@@ -101,7 +101,7 @@ async def test_a_client_that_ends_its_side_behind_its_request_gets_its_answer(
 
 
 async def test_a_client_that_takes_nothing_does_not_keep_its_connection(stages: Stages) -> None:
-    """Its time is over, and the last words wait in a buffer behind bytes that it does not read."""
+    """Its time is over, and the closing events wait in a buffer behind bytes that it does not read."""
     flood = stream(created(), *[delta("x" * 60_000, number) for number in range(1, 400)])
     server = {"port": 0, "total_timeout_s": 0.5, "client_write_timeout_s": 1}
     async with stages([request(), flood, hang()], server=server) as scenario:

@@ -38,7 +38,7 @@ sys.exit(run(settings, path, listener))
 """
 
 
-async def test_a_stream_that_takes_too_long_in_all_gets_its_last_words(stages: Stages) -> None:
+async def test_a_stream_that_takes_too_long_in_all_ends_with_closing_events(stages: Stages) -> None:
     script = [request(), stream(created(), delta("one")), hang()]
     async with stages(script, server={"port": 0, "total_timeout_s": 1}) as scenario:
         client = await scenario.ask(stream=True)
@@ -123,7 +123,7 @@ async def ask(scenario: Scenario, url: str) -> RawClient:
         scenario.gateway.url = here
 
 
-async def test_sigterm_ends_open_streams_with_last_words_and_settles_them(stages: Stages, tmp_path: Path) -> None:
+async def test_sigterm_ends_open_streams_with_closing_events_and_settles_them(stages: Stages, tmp_path: Path) -> None:
     script = [request(), stream(created(), delta("one")), hang()]
     async with stages(script) as scenario:
         with process(scenario, tmp_path, drain_timeout_s=0.3) as gateway:

@@ -55,10 +55,10 @@ async def test_a_prompts_model_is_charged(stages: Stages, model: str) -> None:
         assert scenario.log_lines()[0]["model"] == "cheap/one"
 
 
-async def test_the_dearest_is_held(scenario: Scenario) -> None:
+async def test_the_most_expensive_answer_is_held(scenario: Scenario) -> None:
     status, told = await ask(scenario, headers="x-gateway-dry-run: true\r\n", **PROMPT, max_output_tokens=1000)
     assert status == 200
-    # A prompt of all that the dearest model reads, and all that may be put out.
+    # A prompt of all that the most expensive model reads, and all that may be put out.
     assert float(told["hold"]["amount_usd"]) == pytest.approx((10_000 * 10 + 1000 * 100) / 1e6)
 
 

@@ -113,7 +113,7 @@ ENDINGS_IN_A_STREAM = [
 
 
 @pytest.mark.parametrize(("fault", "code", "outcome"), ENDINGS_IN_A_STREAM)
-async def test_a_broken_stream_ends_with_the_gateways_last_words(
+async def test_a_broken_stream_ends_with_the_gateways_closing_events(
     stages: Stages, fault: Step, code: str, outcome: str
 ) -> None:
     code = "upstream_invalid_response" if code == "upstream_unreachable" else code

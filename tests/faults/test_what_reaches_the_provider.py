@@ -290,7 +290,7 @@ async def test_the_log_names_the_rule_that_chose_the_upstream(
         assert scenario.log_lines()[1]["chosen_by"] == "response"
 
 
-async def test_a_request_without_an_input_is_the_providers_to_judge(stages: Stages) -> None:
+async def test_a_request_without_an_input_is_left_to_the_provider(stages: Stages) -> None:
     async with two(stages) as (scenario, one, _):
         assert (await ask(scenario, input=None, prompt={"id": "pmpt_1"})).status_code == 200
         assert len(one.requests) == 1

@@ -211,7 +211,7 @@ async def test_what_is_counted_is_kept_until_no_period_counts_it(parts: LedgerPa
     assert await parts.store.run("PTTL", name) > 30 * 86_400_000
 
 
-async def test_where_the_last_end_user_is_done_the_next_one_is_not_kept_for_ever(bench: Bench) -> None:
+async def test_the_counters_of_end_users_who_come_one_after_another_expire(bench: Bench) -> None:
     key = await bench.one.new_key(limits={"end_user.rpm": 60})
     for number, user in enumerate((BOB, EVE, ANA)):
         await bench.at(START_MS + number * 61_000)
@@ -254,7 +254,7 @@ def test_there_are_limits_of_each_end_user(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["budget_usd_total", "queue_s", "queue_length", "max_output_tokens", "end_user.rpm", "nothing", ""]
 )
-def test_there_are_none_that_would_count_for_ever_or_mean_nothing(name: str) -> None:
+def test_there_is_no_limit_of_an_end_user_that_never_ends_or_has_no_meaning(name: str) -> None:
     assert not is_limit(END_USER + name)
 
 

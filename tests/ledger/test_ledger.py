@@ -121,7 +121,7 @@ async def test_a_hold_that_is_over_gets_a_grace_at_first_sight_and_is_voided_aft
     assert (books.holds, books.entries("expire")) == (set(), [hold.id])
 
 
-async def test_a_hold_that_is_renewed_in_its_grace_lives_on(parts: LedgerParts) -> None:
+async def test_a_hold_that_is_renewed_in_its_grace_period_stays(parts: LedgerParts) -> None:
     key = await parts.new_key(credit=100)
     hold = (await parts.ledger.admit(ask(key))).hold
     await parts.outlive(key, hold.id)

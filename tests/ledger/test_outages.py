@@ -254,7 +254,7 @@ async def unenforcing(store: Server) -> AsyncIterator[tuple[UnenforcingStore, st
         yield proxy, f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def test_the_canary_names_a_store_that_does_not_enforce(
+async def test_the_enforcement_check_names_a_store_that_does_not_enforce(
     unenforcing: tuple[UnenforcingStore, str], tmp_path: Path
 ) -> None:
     async with open_ledger(unenforcing[1], tmp_path) as parts:
@@ -278,7 +278,7 @@ async def test_a_store_that_does_not_enforce_keeps_the_gateway_not_ready(
 
 
 @pytest.mark.parametrize("how", OUTAGES)
-async def test_the_canary_passes_once_the_store_works_and_leaves_nothing_for_ever(
+async def test_the_enforcement_check_passes_once_the_store_works_and_all_its_keys_expire(
     server: Server, tmp_path: Path, how: str
 ) -> None:
     async with open_ledger(server.url, tmp_path) as parts:
@@ -290,7 +290,7 @@ async def test_the_canary_passes_once_the_store_works_and_leaves_nothing_for_eve
 
 
 @pytest.mark.parametrize("cut_after", range(8))
-async def test_a_canary_that_is_cut_off_leaves_no_key_without_a_ttl(
+async def test_an_enforcement_check_that_is_cut_off_leaves_no_key_without_a_ttl(
     server: Server, tmp_path: Path, cut_after: int
 ) -> None:
     async with open_ledger(server.url, tmp_path) as parts:

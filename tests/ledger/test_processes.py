@@ -18,7 +18,7 @@ from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, parse_api_key
 from gateway.ledger.verification import verify
 from tests.support.ledgers import Books, LedgerParts, ask, kept_up, open_ledger, read_books, voided
-from tests.support.processes import READY, GatewayProcess, Seen, ask_once, gateway_process, load
+from tests.support.processes import READY, GatewayProcess, ReceivedAnswer, ask_once, gateway_process, load
 from tests.support.servers import Server, durable_valkey_server
 from tests.support.waiting import wait_until, wait_until_found
 
@@ -144,7 +144,7 @@ async def test_sigterm_drains_within_its_deadline_and_settles_everything(
 ) -> None:
     who = await customer(parts)
     done = asyncio.Event()
-    seen: list[Seen] = []
+    seen: list[ReceivedAnswer] = []
     with gateway_process(server.url, upstream, tmp_path / "gateway") as gateway:
         clients = asyncio.create_task(load(gateway.url, who.secret, LONG, clients=6, until=done, seen=seen))
 
@@ -215,7 +215,7 @@ async def _admitted(parts: LedgerParts, key: ApiKey) -> bool:
     return True
 
 
-async def _misfortunes(server: Server, gateway: GatewayProcess, seen: list[Seen]) -> None:
+async def _misfortunes(server: Server, gateway: GatewayProcess, seen: list[ReceivedAnswer]) -> None:
     """Kills a worker, suspends the store for longer than its timeout, kills it and restarts it, under load."""
 
     async def served() -> None:
@@ -239,7 +239,7 @@ async def _survives(upstream: str, directory: Path, rounds: int) -> None:
         async with open_ledger(server.url, directory / "ledger") as parts:
             who = await customer(parts)
             done = asyncio.Event()
-            seen: list[Seen] = []
+            seen: list[ReceivedAnswer] = []
             with gateway_process(
                 server.url, upstream, directory / "gateway", workers=2, hold_ttl_s=3, store__timeout_s="0.3"
             ) as gateway:

@@ -177,7 +177,7 @@ async def test_a_sender_that_is_killed_between_sending_and_noting_it_sends_again
     assert first.body == second.body
 
 
-async def test_a_mark_lives_for_as_long_as_its_threshold_is_reached(store: Server, receiver: WebhookReceiver) -> None:
+async def test_a_notice_is_sent_once_while_its_threshold_is_reached(store: Server, receiver: WebhookReceiver) -> None:
     async with noticing(store.url, recipient("ops", url=receiver.url)) as parts:
         await parts.new_team()
         await parts.rounds_until(lambda: receiver.requests)

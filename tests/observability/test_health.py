@@ -50,7 +50,7 @@ def lives(one: Configured, method: str = "GET") -> bool:
     return httpx.request(method, f"http://127.0.0.1:{one.port}/healthz", trust_env=False).status_code == 200
 
 
-def test_started_before_its_store_it_lives_says_what_it_waits_for_and_is_ready_when_that_has_come(
+def test_started_before_its_store_it_names_what_it_waits_for_and_is_ready_when_the_store_is_there(
     own_store: Server, upstream: str, tmp_path: Path
 ) -> None:
     own_store.kill()

@@ -144,7 +144,7 @@ def test_lines_beyond_the_buffer_are_dropped_whole_and_counted(pipe: tuple[int, 
     assert all(len(line) == 15 or line == "the last" for line in rest)
 
 
-def test_one_who_must_lose_no_line_waits_for_room(pipe: tuple[int, int]) -> None:
+def test_a_writer_that_must_lose_no_line_waits_for_room(pipe: tuple[int, int]) -> None:
     reader, end = pipe
     writer = LogWriter(os.fdopen(os.dup(end), "w"), max_bytes=1000, waits=True)
     lines = [f"line {number:010}\n" for number in range(200)]

@@ -147,7 +147,7 @@ def test_half_of_a_queue_cannot_be_removed(admin: httpx.Client) -> None:
     assert "queue_s" not in done(admin.patch(team, json={"limits": {"queue_s": None, "queue_length": None}}))["limits"]
 
 
-def test_a_keys_budget_is_judged_by_the_models_that_its_team_may_use(admin: httpx.Client) -> None:
+def test_a_keys_budget_is_checked_against_the_models_that_its_team_may_use(admin: httpx.Client) -> None:
     team = new_team(admin, models=["b/one"])
     answer = admin.post(f"/teams/{team['id']}/keys", json={"name": "k", "limits": {"budget_usd_day": "0.9"}})
     assert "'b/one'" in answer.json()["error"]["message"]

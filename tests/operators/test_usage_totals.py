@@ -49,7 +49,7 @@ def test_groups_and_others_are_the_total(rows: list[UsageRow], by: By | None, mo
 
 
 @given(ROWS, st.sampled_from(["team", "key", "model"]), st.integers(1, 5))
-def test_those_that_stay_apart_are_the_dearest(rows: list[UsageRow], by: By, most: int) -> None:
+def test_the_rows_that_stay_apart_are_those_that_cost_most(rows: list[UsageRow], by: By, most: int) -> None:
     whole, cut = totals(rows, by, 1000), totals(rows, by, most)
     costs = sorted((tally.total.cost for tally in whole.groups.values()), reverse=True)
     assert [cut.groups[group].total.cost for group in cut.order()] == costs[:most]
@@ -66,7 +66,7 @@ def test_however_many_teams_there_are_no_more_than_the_most_rows_are_kept(monkey
     made.end()
     assert most <= 100 + 3
     assert made.total.requests == 6_000
-    assert made.order()[0] == ("t1999", "k"), "the dearest is there"
+    assert made.order()[0] == ("t1999", "k"), "the one that costs most is there"
 
 
 def test_one_question_that_cannot_be_cut_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

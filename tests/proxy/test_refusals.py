@@ -141,7 +141,7 @@ def test_a_request_over_the_whole_token_limit_is_told_that_waiting_does_not_help
 
 @SCOPES
 @pytest.mark.parametrize("limit", ["rpm", "tpm", "concurrency", "budget_usd_day", "budget_tokens_total"])
-def test_a_limit_of_zero_refuses_everything_for_ever(gateway: RunningGateway, scope: str, limit: str) -> None:
+def test_a_limit_of_zero_refuses_every_request(gateway: RunningGateway, scope: str, limit: str) -> None:
     key = limited(gateway, scope, {limit: 0})
     over = ask(gateway, key)
     assert over.json()["error"]["limit"] == limit

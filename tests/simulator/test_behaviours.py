@@ -76,7 +76,7 @@ def test_a_stream_may_be_cut_after_its_last_event(simulator: Simulator) -> None:
     assert b"[DONE]" not in body
 
 
-def test_a_cut_plain_answer_is_shorter_than_it_said(simulator: Simulator) -> None:
+def test_a_cut_json_answer_is_shorter_than_its_content_length(simulator: Simulator) -> None:
     with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
         simulator.post("sim/cut-3")
 

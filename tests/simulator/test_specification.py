@@ -153,7 +153,7 @@ def test_a_compaction_is_a_compact_resource(simulator: Simulator) -> None:
     assert answer.json()["output"][-1]["type"] == "compaction"
 
 
-def test_the_judge_refuses_what_the_specification_does_not_allow(simulator: Simulator) -> None:
+def test_the_validator_refuses_what_the_specification_does_not_allow(simulator: Simulator) -> None:
     answer = simulator.answer("m")
     del answer["truncation"]
     with pytest.raises(Exception, match="truncation"):

@@ -53,7 +53,7 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "function save_end_users()\n",
         "function save_end_users()\n"
         "  if #lapsed_entries > 0 then redis.call('HDEL', end_users, unpack(lapsed_entries)) end\n",
-        f"{_USERS}::test_where_the_last_end_user_is_done_the_next_one_is_not_kept_for_ever",
+        f"{_USERS}::test_the_counters_of_end_users_who_come_one_after_another_expire",
     ),
     Protection(
         "a counter of what was charged never falls",

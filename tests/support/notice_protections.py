@@ -19,7 +19,7 @@ NOTICE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         _PUT,
         "if known then return 0 end",
         "",
-        f"{_ONCE}::test_a_mark_lives_for_as_long_as_its_threshold_is_reached",
+        f"{_ONCE}::test_a_notice_is_sent_once_while_its_threshold_is_reached",
     ),
     Protection(
         "a threshold passes the marks of those before it",

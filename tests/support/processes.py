@@ -146,7 +146,7 @@ def gateway_process(
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReceivedAnswer:
     """An answer as its client saw it. `whole`: the stream came to its own end; `cost` is what its usage costs."""
 
     status: int
@@ -155,7 +155,7 @@ class Seen:
     cost_nano_usd: int
 
 
-async def ask_once(client: httpx.AsyncClient, body: Mapping[str, Any]) -> Seen:
+async def ask_once(client: httpx.AsyncClient, body: Mapping[str, Any]) -> ReceivedAnswer:
     """One request, read to whatever end it has."""
     status, request_id, usage = 0, "", None
     whole = False
@@ -169,7 +169,7 @@ async def ask_once(client: httpx.AsyncClient, body: Mapping[str, Any]) -> Seen:
     except httpx.HTTPError:
         whole = False
     cost = 0 if usage is None else usage["input_tokens"] * INPUT_NANO_USD + usage["output_tokens"] * OUTPUT_NANO_USD
-    return Seen(status, request_id, whole, cost)
+    return ReceivedAnswer(status, request_id, whole, cost)
 
 
 def _usage(line: str) -> dict[str, int] | None:
@@ -180,7 +180,7 @@ def _usage(line: str) -> dict[str, int] | None:
 
 
 async def load(
-    url: str, secret: str, body: Mapping[str, Any], *, clients: int, until: asyncio.Event, seen: list[Seen]
+    url: str, secret: str, body: Mapping[str, Any], *, clients: int, until: asyncio.Event, seen: list[ReceivedAnswer]
 ) -> None:
     """`clients` that ask again and again, until the event is set; a refused one waits a little. Fills `seen`."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)

@@ -312,7 +312,7 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         "gateway/proxy/reservation.py",
         "_reserve_highest(inputs) if route.instead else _reserve_at_price(inputs, route.price)",
         "_reserve_at_price(inputs, route.price)",
-        "tests/billing/test_answered_price.py::test_what_is_held_is_the_dearest_that_may_answer",
+        "tests/billing/test_answered_price.py::test_what_is_held_is_the_most_expensive_model_that_may_answer",
     ),
     Protection(
         "a refusal of an addition counts only where the rest is taken",

@@ -13,7 +13,7 @@ from tests.support.waiting import wait_until_sync
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ProviderRequest:
     """One request on the provider's side."""
 
     body: bytes
@@ -34,7 +34,7 @@ class Sent:
     def __init__(self, upstream_url: str) -> None:
         self._url = upstream_url.removesuffix("/v1") + "/_sim/requests?limit=200"
 
-    def of(self, request_id: str) -> Seen:
+    def of(self, request_id: str) -> ProviderRequest:
         """Returns the finished request of this id. Fails if the provider never received it."""
         found: list[dict[str, Any]] = []
 
@@ -44,7 +44,7 @@ class Sent:
 
         wait_until_sync(finished, what=f"the provider has finished {request_id}")
         assert len(found) == 1, "one request of a client is one request to the provider"
-        return Seen(
+        return ProviderRequest(
             body=base64.b64decode(found[0]["body_base64"]),
             headers=dict(found[0]["headers"]),
             authorization_sha256=found[0]["authorization"]["sha256"],

@@ -87,7 +87,7 @@ class Socket:
             return (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (1006, "")
 
 
-class Wire:
+class RawWebSocket:
     """A client whose every frame a test writes and sees: what `websockets` gives, on a plain socket.
 
     `receive_bytes`: the size of the socket's buffer, for a client that reads little.

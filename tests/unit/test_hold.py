@@ -111,7 +111,7 @@ def priced(**row: Any) -> Price:
         ({"from": {"2026-11-30": {"input": "2", "output": "10"}}}, Work(1000, 100), 2_000_000),
     ],
 )
-def test_the_dearest_that_can_apply(row: dict[str, Any], work: Work, expected: int) -> None:
+def test_the_most_expensive_price_that_can_apply(row: dict[str, Any], work: Work, expected: int) -> None:
     noon = 1_795_953_600_000 // DAY_MS * DAY_MS + 12 * 3_600_000
     assert worst_case(priced(**row), work, noon, noon + 3_600_000).amount_nano_usd == expected
 

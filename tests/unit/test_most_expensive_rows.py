@@ -37,7 +37,7 @@ WORKS = st.builds(
 
 @settings(max_examples=effort(60))
 @given(st.lists(ROWS, min_size=2, max_size=4), WORKS)
-def test_the_rows_that_are_left_out_are_never_the_dearest(found: list[dict[str, Any]], work: Work) -> None:
+def test_the_rows_that_are_left_out_are_never_the_most_expensive(found: list[dict[str, Any]], work: Work) -> None:
     table = PriceTable({f"a/{n}": PriceSettings.model_validate(row).price() for n, row in enumerate(found)})
     kept = [price for _, price in most_expensive_rows(table)]
 

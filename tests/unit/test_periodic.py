@@ -100,7 +100,7 @@ async def test_while_what_it_needs_is_away_it_goes_on_at_its_pace_and_is_not_dea
     assert periodic.rounds["failed"] == 0
 
 
-async def test_what_fails_for_too_long_is_dead_by_name_and_lives_after_a_good_round() -> None:
+async def test_work_that_fails_for_too_long_is_reported_dead_and_recovers_after_one_success() -> None:
     loop, broken = asyncio.get_running_loop(), True
 
     async def work() -> None:

@@ -88,7 +88,7 @@ def test_what_a_row_lacks_is_charged_by_the_rules_and_named(
     assert (cost.nano_usd, cost.unpriced) == (expected, (unpriced,))
 
 
-def test_a_call_without_a_fee_costs_the_dearest_that_any_row_states() -> None:
+def test_a_call_without_a_fee_costs_the_highest_fee_that_any_row_states() -> None:
     others = {"a/b": PLAIN | {"per_call": {"web_search": "0.01"}}, "a/c": PLAIN | {"per_call": {"web_search": "0.025"}}}
     cost = charged(PLAIN, used(1000, 100), {"output": SEARCHES}, others=others)
     assert (cost.nano_usd, cost.unpriced) == (52_000_000, ("tool:web_search",))
@@ -286,7 +286,7 @@ def test_images_cost_by_quality_and_size(answer: dict[str, Any], expected: int, 
     assert (cost.nano_usd, cost.unpriced) == (expected, unpriced)
 
 
-def test_an_image_that_no_fee_fits_costs_the_dearest() -> None:
+def test_an_image_that_no_fee_fits_costs_the_highest_fee() -> None:
     row = {"per_image": {"hd/1024x1792": "0.12", "1024x1024": "0.04"}}
     cost = charged(row, {}, {"data": [{}], "quality": "ultra", "size": "9x9"}, dialect="images")
     assert (cost.nano_usd, cost.unpriced) == (120_000_000, ("image:ultra/9x9",))

@@ -319,7 +319,7 @@ def test_usage_is_asked_for_and_every_other_option_stays(
     assert not read_as(with_flag(text, "stream_options", b"include_usage"), CHAT.request).usage_unasked
 
 
-def test_what_is_no_object_is_the_providers_to_judge() -> None:
+def test_stream_options_that_are_no_object_are_left_to_the_provider() -> None:
     text = b'{"model":"m","messages":[],"stream":true,"stream_options":[1]}'
     assert not read_as(text, CHAT.request).usage_unasked
 

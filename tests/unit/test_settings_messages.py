@@ -119,7 +119,7 @@ def test_no_value_brings_a_library_s_words_up(value: Any, place: str) -> None:
         ("GATEWAY_LIMITS_DEFAULT_MAX_OUTPUT_TOKENS", "5", "GATEWAY_LIMITS__DEFAULT_MAX_OUTPUT_TOKENS"),
     ],
 )
-def test_one_underscore_where_two_belong_is_said(
+def test_one_underscore_where_two_belong_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, meant: str
 ) -> None:
     monkeypatch.setenv(variable, value)

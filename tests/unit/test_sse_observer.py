@@ -176,7 +176,7 @@ def test_a_leading_byte_order_mark_hides_nothing() -> None:
     assert summary_of("\ufeff" + frame(COMPLETED)).terminal == "response.completed"
 
 
-def test_a_byte_order_mark_later_on_spoils_its_line() -> None:
+def test_a_byte_order_mark_later_on_makes_its_line_an_unknown_field() -> None:
     assert summary_of(delta("a"), "\ufeff" + frame(COMPLETED)).terminal is None
 
 

@@ -16,7 +16,7 @@ from websockets.frames import Frame, Opcode
 from gateway.websocket.session import MAX_INVALID_MESSAGES
 from tests.support.gateway import NewKey, RunningGateway, StartGateway
 from tests.support.waiting import wait_until_sync
-from tests.support.websocket_client import Socket, Wire
+from tests.support.websocket_client import RawWebSocket, Socket
 from tests.websocket.conftest import Log
 from tests.websocket.test_turns import ECHO, NEVER
 
@@ -61,7 +61,7 @@ def test_fragments_count_together(start: StartGateway) -> None:
 def test_a_small_frame_cannot_become_a_large_message(start: StartGateway, first: int) -> None:
     with (
         start(websocket={"max_message_bytes": LARGEST}) as gateway,
-        Wire(gateway.url, gateway.new_key().text, compression=True) as wire,
+        RawWebSocket(gateway.url, gateway.new_key().text, compression=True) as wire,
     ):
         assert "permessage-deflate" in wire.response.headers["sec-websocket-extensions"]
         packer = zlib.compressobj(wbits=-15)
@@ -110,13 +110,13 @@ def test_large_events_arrive_whole(gateway: RunningGateway, key: NewKey, compres
 def test_what_breaks_the_protocol_ends_the_socket(
     gateway: RunningGateway, key: NewKey, frame: bytes, code: int
 ) -> None:
-    with Wire(gateway.url, key.text) as wire:
+    with RawWebSocket(gateway.url, key.text) as wire:
         wire.socket.sendall(frame)
         assert wire.close_code() == code
 
 
 def test_frames_in_any_pieces_are_one_message(gateway: RunningGateway, key: NewKey) -> None:
-    with Wire(gateway.url, key.text) as wire:
+    with RawWebSocket(gateway.url, key.text) as wire:
         text = json.dumps({"type": "response.create", **ECHO}).encode()
         pings = masked(Opcode.PING, b"p", fin=True)
         sent = masked(Opcode.TEXT, text[:20]) + pings + masked(Opcode.CONT, text[20:], fin=True)
@@ -146,7 +146,7 @@ def test_a_frame_that_comes_with_the_upgrade_is_read(gateway: RunningGateway, ke
 
 def test_a_flood_of_frames_keeps_nobody_waiting_and_fills_no_memory(gateway: RunningGateway, key: NewKey) -> None:
     """A client that pings without end and reads nothing gets no pongs while it reads nothing."""
-    with Wire(gateway.url, key.text, receive_bytes=4096) as wire, gateway.http() as http:
+    with RawWebSocket(gateway.url, key.text, receive_bytes=4096) as wire, gateway.http() as http:
         wire.socket.settimeout(0.2)
         flood = masked(Opcode.PING, b"x" * 100, fin=True) * 2000
         sent = 0
@@ -176,7 +176,7 @@ def test_a_client_that_does_not_read_is_ended_and_small_reads_win_no_time(
 ) -> None:
     with (
         start(websocket={"write_timeout_s": 1}) as slow,
-        Wire(slow.url, slow.new_key().text, receive_bytes=4096) as wire,
+        RawWebSocket(slow.url, slow.new_key().text, receive_bytes=4096) as wire,
     ):
         wire.create(model="sim/big-8192", input="x")
         sockets = slow.services.sockets
@@ -192,7 +192,7 @@ def test_a_client_that_does_not_read_is_ended_and_small_reads_win_no_time(
 def is_ended(gateway: RunningGateway, key: str) -> bool:
     """Whether a client that reads nothing is disconnected while its lanes have much to send, long before a timeout."""
     sockets = gateway.services.sockets
-    with Wire(gateway.url, key, receive_bytes=4096) as wire:
+    with RawWebSocket(gateway.url, key, receive_bytes=4096) as wire:
         for lane in "abcd":
             wire.create(model="sim/big-8192", input="x", stream_id=lane)
         with contextlib.suppress(AssertionError):
@@ -211,7 +211,7 @@ def test_more_than_may_wait_for_a_client_ends_it(start: StartGateway) -> None:
 
 
 def test_pings_come_while_nothing_happens_and_during_a_turn(start: StartGateway) -> None:
-    with start(websocket={"ping_s": 1}) as gateway, Wire(gateway.url, gateway.new_key().text) as wire:
+    with start(websocket={"ping_s": 1}) as gateway, RawWebSocket(gateway.url, gateway.new_key().text) as wire:
         wire.next(Frame, Opcode.PING)
         wire.create(**NEVER)
         wire.next(Frame, Opcode.TEXT)

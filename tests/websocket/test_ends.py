@@ -110,7 +110,7 @@ async def test_a_stop_closes_idle_sockets_at_once_and_others_with_their_turn(
     assert (len(books.entries("settle")), books.holds) == (1, set())
 
 
-async def test_a_stop_that_does_not_wait_longer_gives_a_turn_its_last_words(
+async def test_a_stop_that_does_not_wait_longer_ends_a_turn_with_closing_events(
     server: Server, upstream: str, parts: LedgerParts, tmp_path: Path
 ) -> None:
     team, secret = await customer(parts)

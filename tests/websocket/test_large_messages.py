@@ -14,7 +14,7 @@ from websockets.server import ServerProtocol
 from gateway.concurrency.off_loop import LONG_BYTES
 from tests.support.gateway import NewKey, RunningGateway
 from tests.support.post_only_provider import PostOnlyProvider
-from tests.support.websocket_client import Socket, Wire
+from tests.support.websocket_client import RawWebSocket, Socket
 from tests.websocket.answers import MODEL, answer, message
 
 TEXT = "naïve 日本語 😀 " * 100_000
@@ -70,7 +70,7 @@ def test_a_lane_gets_its_events_while_a_large_message_of_another_is_read(
 def test_a_large_message_in_parts_is_answered_like_one_that_came_at_once(gateway: RunningGateway, key: NewKey) -> None:
     frame = Frame(Opcode.TEXT, json.dumps(say(TEXT, model="sim/echo")).encode()).serialize(mask=True)
     next_frame = Frame(Opcode.TEXT, b'{"type":"response.create","model":"m","input":[').serialize(mask=True)
-    with Wire(gateway.url, key.text) as wire:
+    with RawWebSocket(gateway.url, key.text) as wire:
         for at in range(0, len(frame), 99_991):
             wire.socket.sendall(frame[at : at + 99_991])
         wire.socket.sendall(next_frame)  # which is refused behind the answer, or before it
@@ -118,6 +118,6 @@ def test_a_large_event_becomes_a_message_in_a_thread(
 @pytest.mark.parametrize("size", [10, 100_000, 1_000_000])
 def test_a_large_message_that_is_not_utf8_ends_the_socket(gateway: RunningGateway, key: NewKey, size: int) -> None:
     text = b'{"type":"response.create","model":"m","input":"%b\xff"}' % (b"x" * size)
-    with Wire(gateway.url, key.text) as wire:
+    with RawWebSocket(gateway.url, key.text) as wire:
         wire.socket.sendall(Frame(Opcode.TEXT, text).serialize(mask=True))
         assert wire.close_code() == 1007
