@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import tomllib
+import uuid
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Self
@@ -100,7 +101,7 @@ class Greeting(threading.Thread):
         """The thread's work."""
         try:
             with AdminClient(self._demo.url, self._admin_key, str(self._demo.data_dir / "admin-key")) as client:
-                key = self._team_key(client)
+                key = self._provide_key(client)
                 if key is not None:
                     sys.stdout.write(text(self._demo, key))
                     sys.stdout.flush()
@@ -114,15 +115,16 @@ class Greeting(threading.Thread):
             self.fault = fault
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def _team_key(self, client: AdminClient) -> str | None:
+    def _provide_key(self, client: AdminClient) -> str | None:
         """Returns the key of the team "demo", or None if the demo was stopped.
 
-        A busy disk can keep the store from answering for a second, also after the gateway was ready.
+        A busy disk can keep the store from answering for a second, also after the gateway was ready. Then it is asked
+        again, with the same idempotency key, because the store may have made the key without an answer.
         """
-        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        deadline_s, idempotency_key = time.monotonic() + READY_TIMEOUT_S, str(uuid.uuid4())
         while self._wait_until_ready(client):
             try:
-                return _team_key(client, self._demo)
+                return _team_key(client, self._demo, idempotency_key)
             except AdminApiError as refused:
                 if refused.code != "store_unavailable" or time.monotonic() > deadline_s:
                     raise
@@ -138,7 +140,7 @@ class Greeting(threading.Thread):
         raise CliError(f"the gateway was not ready within {READY_TIMEOUT_S:g} s; GET {self._demo.url}/readyz says why")
 
 
-def _team_key(client: AdminClient, demo: Demo) -> str:
+def _team_key(client: AdminClient, demo: Demo, idempotency_key: str) -> str:
     """Returns the key of the team "demo": the stored one if the gateway still accepts it, or a new one."""
     path = demo.data_dir / "demo-key"
     if path.exists():
@@ -153,7 +155,7 @@ def _team_key(client: AdminClient, demo: Demo) -> str:
         if refused.code != "team_not_found":
             raise
         client.post("/teams", {"name": TEAM, "credits_usd": CREDITS_USD, "limits": {"rpm": 60, "concurrency": 10}})
-    created = client.post(f"{team_path(TEAM)}/keys", {"name": "demo"})
+    created = client.post(f"{team_path(TEAM)}/keys", {"name": "demo"}, idempotency_key=idempotency_key)
     return secret_file(path, str(created["key"]))
 
 

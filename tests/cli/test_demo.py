@@ -174,14 +174,15 @@ def spend(program: Program) -> None:
 def test_a_store_that_pauses_before_the_team_is_there_delays_the_demo_and_does_not_end_it(
     own_store: Server, upstream: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = signal.signal(signal.SIGTERM, lambda *_: None)  # how a demo that cannot begin ends itself
-    with running_gateway(own_store.url, upstream, tmp_path, store={"timeout_s": 0.3}) as gateway:
+    with contextlib.ExitStack() as stack:
+        # A demo that cannot begin ends its process by SIGTERM.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, lambda *_: None))
+        gateway = stack.enter_context(running_gateway(own_store.url, upstream, tmp_path, store={"timeout_s": 0.3}))
         own_store.pause()
-        with Greeting(Demo(gateway.url, tmp_path, simulated=True), ADMIN_KEY) as greeting:
-            wait_until_sync(lambda: not gateway.services.store.available, what="the store is missed")
-            own_store.resume()
-            greeting.join(60)
-    signal.signal(signal.SIGTERM, before)
+        greeting = stack.enter_context(Greeting(Demo(gateway.url, tmp_path, simulated=True), ADMIN_KEY))
+        wait_until_sync(lambda: not gateway.services.store.available, what="the store is missed")
+        own_store.resume()
+        greeting.join(60)
     assert greeting.fault is None
     assert LAST_LINE in capsys.readouterr().out
 

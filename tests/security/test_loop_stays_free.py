@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.support.answering_provider import Answer, AnsweringProvider
-from tests.support.gateway import NewKey, RunningGateway, StartGateway
+from tests.support.gateway import ADMIN_KEY, NewKey, RunningGateway, StartGateway
 from tests.support.sockets import HEALTH, connected, head_of
 from tests.support.waiting import wait_until_sync
 
@@ -78,6 +78,20 @@ def test_others_are_served_while_a_large_answer_is_looked_at(start: StartGateway
         assert before.startswith(b"HTTP/1.1 200 ")
         assert answer == ANSWER
         wait_until_sync(lambda: gateway.balance(key).spent == (10 + 20 * 10) * 1000, what="its usage is charged")
+
+
+def test_others_are_served_while_the_admin_apis_description_is_made(start: StartGateway) -> None:
+    count = 0
+    with start() as gateway:
+        for _ in range(3):
+            with connected(gateway, 2) as (heavy, other):
+                ask(other)
+                heavy.sendall(head_of("GET", "/admin/v1/openapi.json", ADMIN_KEY))
+                while not select.select([heavy], [], [], 0)[0]:
+                    ask(other)
+                    count += 1
+                assert heavy.recv(65_536).startswith(b"HTTP/1.1 200 ")
+    assert count > 10, "of two dozen; on the loop it would be up to six"
 
 
 def test_a_large_event_passes_unchanged_and_its_usage_is_charged(start: StartGateway) -> None:

@@ -249,6 +249,18 @@ async def test_a_long_chain_goes_piece_by_piece_and_from_its_end(ledgers: Ledger
         assert {name for name in left if name[0] == "r"} == {f"r{at}" for at in range(kept)}
 
 
+async def test_turns_beyond_the_bound_before_a_compaction_go_first(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy(max_depth=1000)), await ledgers.new_key()
+    last, contents = await long_chain(responses, key, 2500), TeamKeys(key.team_id).stored_responses[0]
+    summary = {"type": "compaction", "id": "cmp_1", "encrypted_content": "what was said"}
+    packed = pack(turn("r2400", "r2399", output=[summary]), key.team_id)
+    await ledgers.store.run("HSET", contents, "r2400", packed)
+    assert await ids(responses, key, last) == [f"r{at}" for at in range(2400, 2500)]
+    # Of the 2,500 turns, the last 2,000 were followed and renewed.
+    await store(ResponseStore(ledgers.store, policy(max_team_bytes=1)), key, turn("new"))
+    assert set((await by_use(responses, key))[0]) == {"new", *(f"r{at}" for at in range(500, 2500))}
+
+
 @pytest.mark.parametrize("turns", [9, 1001, 2001])
 async def test_what_a_response_continues_is_listed_without_what_was_deleted(ledgers: LedgerParts, turns: int) -> None:
     responses, key = ResponseStore(ledgers.store, policy(max_depth=turns)), await ledgers.new_key()

@@ -120,6 +120,20 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/state/test_stored_responses.py::test_what_precedes_a_compaction_may_be_deleted_and_counts_for_no_bound",
     ),
     Protection(
+        "turns that no chain reaches any more do not keep others from being removed",
+        "gateway/store/scripts/response_entries.lua",
+        "(entry.children > 0 and not is_first)",
+        "entry.children > 0",
+        "tests/state/test_stored_responses.py::test_turns_beyond_the_bound_before_a_compaction_go_first",
+    ),
+    Protection(
+        "the demo outlasts a pause of its store",
+        "gateway/cli/demo.py",
+        'if refused.code != "store_unavailable" or',
+        "if True or",
+        "tests/cli/test_demo.py::test_a_store_that_pauses_before_the_team_is_there_delays_the_demo_and_does_not_end_it",
+    ),
+    Protection(
         "an empty id continues nothing",
         "gateway/state/responses.py",
         "if gone or not found:",
